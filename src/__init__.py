@@ -1,0 +1,1 @@
+"""A workbench that compresses deep neural networks and measures the file that ships."""

@@ -1,0 +1,422 @@
+"""The protocols and value types through which the rooms speak to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+
+class InputError(Exception):
+    """What the user asked for cannot be done; the message says why and what to do (exit 2)."""
+
+
+class TrackingError(Exception):
+    """The tracking store refused or did not answer; results stay on disk (exit 3)."""
+
+
+# Data ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and labels held in memory (or memory-mapped).
+
+    Attributes:
+        images: ``[n, channels, height, width]``, uint8.
+        labels: ``[n]``, int64, each in ``[0, classes)``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images have {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor) -> ImageSet:
+        """The images and labels at ``indices`` (``[k]``, int64), in that order."""
+        return ImageSet(self.images[indices], self.labels[indices])
+
+
+class Augmentation(Protocol):
+    """A random change of training images, on whole batches."""
+
+    def __call__(self, images: Tensor, generator: Any) -> Tensor:
+        """Change ``images`` (``[n, c, h, w]``, uint8 or float) and keep their shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """A data set, split; the test part is for result rows and nothing else.
+
+    Attributes:
+        name: How people call it, e.g. ``cifar10``.
+        classes: The label names, in label order.
+        train, validation, test: The three parts.
+        calibration: Training images (never validation, never test) shown to post-training methods.
+        mean, std: Per channel, of pixels scaled to [0, 1].
+        augmentation: Applied to training batches only; None leaves them as they are.
+        checksum: SHA-256 over every pixel and label as published (training set, then test set).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    calibration: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation | None
+    checksum: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(channels, height, width)``."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+class DataSource(Protocol):
+    """What a ``conf/data`` file's ``_target_`` builds."""
+
+    def load(self) -> DataSplits:
+        """Read, check and split the data.
+
+        Raises:
+            InputError: It is missing, damaged or not what it says.
+        """
+        ...
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+class EpochBatches(Protocol):
+    """Batches whose order and augmentation follow from the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Loss(Protocol):
+    """What training minimises; an object, so that distillation is one among others."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """The mean loss of a batch: ``logits [n, classes]``, ``labels [n]``, ``images [n, c, h, w]``."""
+        ...
+
+
+class StepCallback:
+    """What a method does around each optimizer step while it fine-tunes; does nothing by itself."""
+
+    def before_step(self, model: nn.Module, progress: float) -> None:
+        """Called before a step; ``progress`` in [0, 1) is the share of all steps already taken."""
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """Called after a step; ``progress`` in (0, 1]."""
+
+
+class TrainingProgress(Protocol):
+    """Who wants to know how a training goes: the terminal, the tracking store."""
+
+    def start(self, epochs: int, steps: int) -> None:
+        """A training of so many epochs and steps in all begins."""
+        ...
+
+    def resumed(self, epoch: int) -> None:
+        """It goes on after ``epoch`` (counted from 0), the last one finished before a stop."""
+        ...
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        """``step`` steps are done in all; ``loss`` is the epoch's mean so far."""
+        ...
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is done."""
+        ...
+
+    def stop(self) -> None:
+        """The training ended, well or not."""
+        ...
+
+
+class FineTune(Protocol):
+    """Trains ``model`` in place on the training split, resuming where a stopped run left off."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        recipe: Any,
+        callbacks: Sequence[StepCallback] = (),
+        loss: Loss | None = None,
+    ) -> None: ...
+
+
+# Methods ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that an algorithm may need beside the model.
+
+    Attributes:
+        calibration: Iterable again and again; yields ``(images [n, c, h, w] float32 normalized,
+            labels [n])`` of the calibration part.
+        loss: The loss the baseline was trained with.
+        example_input: One normalized image, ``[1, c, h, w]``.
+        seed: Of the run.
+        fine_tune: Trains the model when the algorithm trains.
+    """
+
+    calibration: Iterable[tuple[Tensor, Tensor]]
+    loss: Loss
+    example_input: Tensor
+    seed: int
+    fine_tune: FineTune
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A compression method: one file in ``src/methods``, one in ``conf/method``, one test."""
+
+    def compress(self, model: nn.Module, context: Context) -> nn.Module:
+        """Return the compressed model; ``model`` may be changed in place.
+
+        Raises:
+            ValueError: It would compress nothing, or everything.
+        """
+        ...
+
+
+@runtime_checkable
+class StructuralMethod(Method, Protocol):
+    """A method whose result has another structure than the module it was given.
+
+    A stage that was found again is rebuilt from its record: the network is built anew, each step's
+    ``rebuild`` gives it the structure, and the stored weights are loaded into that.
+    """
+
+    def structure(self, model: nn.Module) -> dict[str, Any]:
+        """What ``rebuild`` needs, as JSON can hold it."""
+        ...
+
+    def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """Give an untouched ``model`` the recorded structure (weights are loaded afterwards)."""
+        ...
+
+    def lower(self, model: nn.Module, example_input: Tensor) -> nn.Module:
+        """A copy in operators that every exporter knows; ``example_input`` is ``[1, c, h, w]``."""
+        ...
+
+    def weight_bits(self, model: nn.Module) -> dict[str, int]:
+        """Bits of each stored weight tensor by parameter name, where fewer than 32."""
+        ...
+
+
+# Deployment and measuring -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a file must say of itself so that it can be used without this project.
+
+    Attributes:
+        classes: Label names in output order.
+        image_shape: ``(channels, height, width)``.
+        mean, std: Per channel, of pixels scaled to [0, 1].
+        identity: Of the stage that was exported.
+    """
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    identity: str
+
+
+@dataclass(frozen=True)
+class GraphTensor:
+    """A tensor of an exported graph: its elements at batch 1, its bytes, and non-zeros if it is stored."""
+
+    elements: int
+    size_bytes: int
+    nonzero: int | None = None
+
+
+class Role(Enum):
+    """What an operation does to memory when a runtime executes it."""
+
+    COMPUTE = "writes new memory"
+    IN_PLACE = "element-wise: overwrites its input where nobody else reads it"
+    MOVING = "reshapes or copies nothing"
+    POOLING = "writes new memory, of its input's type"
+    QUANTIZE = "turns floats into integers, fused into the operation before it"
+    DEQUANTIZE = "turns integers into floats, fused into the operation after it"
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """An operation of an exported graph; ``macs`` at batch 1."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    role: Role
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An exported file as measuring sees it.
+
+    Attributes:
+        nodes: In the order of the file.
+        tensors: By name; stored ones have ``nonzero``.
+        weights: Names of the stored ones that are parameters (scales and shapes are not).
+        inputs, outputs: Names of what goes in and comes out.
+    """
+
+    nodes: tuple[GraphNode, ...]
+    tensors: Mapping[str, GraphTensor]
+    weights: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Session(Protocol):
+    """An exported file, loaded in its runtime."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Logits ``[n, classes]`` of ``images [n, c, h, w]``, float32, normalized."""
+        ...
+
+
+class Target(Protocol):
+    """Where a model is to run: how it is written, loaded and looked into."""
+
+    runtime: str
+    ending: str
+
+    def precision(self, integer: bool) -> str:
+        """The precision the file computes in: ``float32``, ``int8``, …"""
+        ...
+
+    def export(self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> tuple[Path, ...]:
+        """Write ``model`` to ``path``; return every part of the file, ``path`` first."""
+        ...
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        """Load the file as written, for so many threads."""
+        ...
+
+    def graph(self, path: Path) -> Graph:
+        """Read the file's operations and tensors."""
+        ...
+
+    def read_card(self, path: Path) -> ModelCard:
+        """Read what the file says of itself."""
+        ...
+
+
+# Results and tracking -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a stage's training; losses and accuracies of the model being trained."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One exported file, measured: a line of the result table (see docs/results.md).
+
+    Columns that cannot be measured are None, with the reason in ``unavailable``.
+    """
+
+    variant: str
+    target: str
+    data: str
+    model: str
+    runtime: str
+    precision: str
+    artifact: str
+    sha256: str
+    identity: str
+    weights_kept: str
+    accuracy: float
+    accuracy_per_class: dict[str, float | None]
+    accuracy_validation: float
+    accuracy_torch: float
+    size_bytes: int
+    size_gzip_bytes: int
+    latency_ms_p50: float | None
+    latency_ms_p95: float | None
+    parameters: int | None
+    nonzero_parameters: int | None
+    macs: int | None
+    peak_activation_bytes: int | None
+    measured_at: str
+    machine: str
+    compression_ratio: float | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+class Tracker(Protocol):
+    """Where runs are written down for a team to look at."""
+
+    def start(self, run: RunDescription) -> None:
+        """Open the run.
+
+        Raises:
+            TrackingError: Nothing answers at the address.
+        """
+        ...
+
+    def epoch(self, stage: str, epoch: Epoch) -> None:
+        """Log one epoch of the stage's training."""
+        ...
+
+    def rows(self, rows: Sequence[Row], folder: Path) -> None:
+        """Log the result rows and every file of the run's folder, where the rows' artifacts lie."""
+        ...
+
+    def finish(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """What is known of a run before it starts."""
+
+    experiment: str
+    variant: str
+    model: str
+    seed: int
+    data: DataSplits
+
+
+ModelBuilder = Callable[..., "nn.Module"]

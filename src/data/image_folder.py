@@ -1,0 +1,113 @@
+"""A user's own images, one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.contracts import ImageSet, InputError
+from src.data.images import ImageData
+
+ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif"}
+MODES = {1: "L", 3: "RGB"}
+
+
+def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
+    """Decode image files and resize each whole, bilinear.
+
+    Args:
+        paths: At least one file.
+        size: ``(height, width)`` in pixels.
+        mode: Pillow's: ``L`` for grey, ``RGB`` for colour.
+        name: Of the data set, for the message.
+
+    Returns:
+        ``[n, channels, height, width]``, uint8.
+
+    Raises:
+        InputError: A file is no readable image; it is named.
+    """
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.empty((len(paths), size[0], size[1], len(mode)), np.uint8)
+
+    def decode(at: int) -> None:
+        try:
+            with Image.open(paths[at]) as opened:
+                image = opened.convert(mode)
+                if image.size != (size[1], size[0]):
+                    image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+                pixels[at] = np.asarray(image).reshape(pixels.shape[1:])
+        except (OSError, ValueError, SyntaxError) as error:
+            raise InputError(f"{name}: {paths[at]} cannot be read as an image ({error})") from error
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(decode, range(len(paths)), chunksize=256):
+            pass
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+class ImageFolder(ImageData):
+    """``root/train/<class>/*`` and ``root/test/<class>/*``; without those two, ``root/<class>/*`` is split.
+
+    Args:
+        test_share: Share of the images that tests where there is no ``test`` folder, in (0, 1).
+        side: Images are resized whole to ``side`` x ``side`` pixels, bilinear.
+        channels: 1 (grey) or 3 (colour); images of the other kind are converted.
+        settings: Those of ``ImageData``.
+    """
+
+    name = "image_folder"
+
+    def __init__(self, *, test_share: float, side: int, channels: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        if channels not in MODES:
+            raise ValueError(f"channels must be 1 or 3, and is {channels}")
+        if not 0 < test_share < 1:
+            raise ValueError(f"test_share must be in (0, 1), and is {test_share}")
+        if side < 8:
+            raise ValueError(f"side must be at least 8 pixels, and is {side}")
+        self.test_share, self.side, self.channels = test_share, side, channels
+
+    def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
+        if not self.root.is_dir():
+            raise InputError(f"data.root: there is no folder {self.root}; it should hold one folder of images a class")
+        divided = (self.root / "train").is_dir() and (self.root / "test").is_dir()
+        top = self.root / "train" if divided else self.root
+        classes = sorted(folder.name for folder in top.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+        if len(classes) < 2:
+            raise InputError(f"data.root: {top} holds {len(classes)} folders of images; two classes are the least")
+        train = self._read(top, classes)
+        if divided:
+            strangers = sorted({f.name for f in (self.root / "test").iterdir() if f.is_dir()} - set(classes))
+            if strangers:
+                raise InputError(
+                    f"data.root: {self.root / 'test'} has classes that train has not: {', '.join(strangers)}"
+                )
+            return train, self._read(self.root / "test", classes), classes
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
+        tests = max(1, round(self.test_share * len(train)))
+        return train.select(order[tests:].sort().values), train.select(order[:tests].sort().values), classes
+
+    def _read(self, top: Path, classes: Sequence[str]) -> ImageSet:
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            found = (
+                sorted(p for p in (top / name).rglob("*") if p.suffix.lower() in ENDINGS)
+                if (top / name).is_dir()
+                else []
+            )
+            paths += found
+            labels += [label] * len(found)
+        if not paths:
+            raise InputError(f"data.root: no image lies in the class folders of {top} ({', '.join(sorted(ENDINGS))})")
+        return ImageSet(
+            decode_images(paths, (self.side, self.side), MODES[self.channels], self.name), torch.tensor(labels)
+        )

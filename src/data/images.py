@@ -1,0 +1,163 @@
+"""What every image data set shares: checked reading, a fixed split, a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from src.contracts import Augmentation, DataSplits, ImageSet, InputError
+
+
+def data_root(root: str) -> Path:
+    """The folder that holds the data: ``DNNC_DATA`` where it is set and ``root`` is the default."""
+    named = os.environ.get("DNNC_DATA")
+    return Path(named if named and root == "data" else root).expanduser()
+
+
+def validation_indices(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split examples into training and validation, never dividing a group.
+
+    Args:
+        groups: ``[n]``, int64; examples of one number stay together (frames of one video, say).
+        share: Of the examples that validate, in (0, 1).
+        seed: Of the shuffle of groups.
+
+    Returns:
+        Two sorted int64 index tensors, disjoint, together ``0 … n-1``.
+    """
+    _, members, counts = torch.unique(groups, return_inverse=True, return_counts=True)
+    order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed))
+    taken = torch.cumsum(counts[order], 0) <= max(1, round(share * len(groups)))
+    taken[0] = True
+    chosen = torch.zeros(len(counts), dtype=torch.bool)
+    chosen[order[taken]] = True
+    validates = chosen[members]
+    return (~validates).nonzero().flatten(), validates.nonzero().flatten()
+
+
+def checksum(*parts: ImageSet) -> str:
+    """SHA-256 over shapes, pixels and labels of ``parts`` in order, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(str(tuple(part.images.shape)).encode())
+        digest.update(part.images.contiguous().numpy().data)
+        digest.update(part.labels.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+class ImageData(ABC):
+    """A data set of images small enough to sit in memory; subclasses say how to read it.
+
+    Args:
+        root: Folder of the data (``DNNC_DATA`` replaces the default ``data``).
+        validation_share: Share of the training images that validates, in (0, 1).
+        sha256: Expected checksum of the published pixels and labels; None expects nothing.
+        calibration_images: Number of training images shown to post-training methods, at least 1.
+        split_seed: Of the split; not the run's seed, so that runs of all seeds compare.
+        mean, std: Per channel, of pixels in [0, 1]; None measures them on the training split.
+        augmentation: For training batches; None for none.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        sha256: str | None,
+        validation_share: float,
+        calibration_images: int,
+        split_seed: int,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        augmentation: Augmentation | None,
+    ) -> None:
+        if not 0 < validation_share < 1:
+            raise ValueError(f"validation_share must be in (0, 1), and is {validation_share}")
+        if calibration_images < 1:
+            raise ValueError(f"calibration_images must be at least 1, and is {calibration_images}")
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std come together: give both, or neither to have them measured")
+        self.root = data_root(root)
+        self.sha256 = sha256
+        self.validation_share = validation_share
+        self.calibration_images = calibration_images
+        self.split_seed = split_seed
+        self.mean, self.std = mean, std
+        self.augmentation = augmentation
+
+    @abstractmethod
+    def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
+        """Return the published training set, the test set, and the class names."""
+
+    def groups(self, train: ImageSet) -> Tensor:
+        """Group number of each training image (``[n]``, int64); one each unless frames belong together."""
+        return torch.arange(len(train))
+
+    def load(self) -> DataSplits:
+        """Read and split; the calibration images come from the training split alone.
+
+        Raises:
+            InputError: The data is missing, damaged, or labels and images do not fit each other.
+        """
+        published, test, classes = self.read()
+        for part, images in (("training", published), ("test", test)):
+            if len(images) == 0:
+                raise InputError(f"{self.name}: the {part} set is empty")
+            if int(images.labels.min()) < 0 or int(images.labels.max()) >= len(classes):
+                raise InputError(f"{self.name}: a label of the {part} set is outside 0 … {len(classes) - 1}")
+        if published.images.shape[1:] != test.images.shape[1:]:
+            raise InputError(
+                f"{self.name}: training images are {tuple(published.images.shape[1:])} and test images "
+                f"{tuple(test.images.shape[1:])} (channels, height, width); they must agree"
+            )
+        found = checksum(published, test)
+        if self.sha256 is not None and found != self.sha256:
+            raise InputError(
+                f"{self.name}: the pixels and labels in {self.root} have checksum {found[:12]}… and should have "
+                f"{self.sha256[:12]}…; the data is damaged or another version (data.sha256=null accepts it)"
+            )
+        train_at, validation_at = validation_indices(self.groups(published), self.validation_share, self.split_seed)
+        if len(train_at) == 0:
+            raise InputError(f"{self.name}: the validation split takes every training image; add images or groups")
+        train, validation = published.select(train_at), published.select(validation_at)
+        shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
+        mean, std = self._statistics(train.images)
+        return DataSplits(
+            name=self.name,
+            classes=tuple(classes),
+            train=train,
+            validation=validation,
+            test=test,
+            calibration=train.select(shuffled[: self.calibration_images]),
+            mean=mean,
+            std=std,
+            augmentation=self.augmentation,
+            checksum=found,
+        )
+
+    def _statistics(self, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        channels = images.shape[1]
+        if self.mean is not None and self.std is not None:
+            if len(self.mean) != channels or len(self.std) != channels:
+                raise InputError(
+                    f"{self.name}: data.mean and data.std need {channels} values, one a channel, "
+                    f"and have {len(self.mean)} and {len(self.std)}"
+                )
+            return tuple(self.mean), tuple(self.std)
+        sums = torch.zeros(channels, dtype=torch.float64)
+        squares = torch.zeros(channels, dtype=torch.float64)
+        for chunk in images.split(4096):
+            pixels = chunk.to(torch.float64) / 255
+            sums += pixels.sum((0, 2, 3))
+            squares += pixels.square().sum((0, 2, 3))
+        count = images.numel() / channels
+        mean = sums / count
+        std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
+        return tuple(round(float(m), 4) for m in mean), tuple(max(round(float(s), 4), 1e-3) for s in std)

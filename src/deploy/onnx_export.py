@@ -1,0 +1,132 @@
+"""ONNX files, float and INT8, with integer weights really stored as integers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from src.contracts import Graph, GraphNode, GraphTensor, ModelCard, Role
+from src.deploy import cards
+
+# Opset 13 has QuantizeLinear per channel and is what a Jetson Nano's onnxruntime 1.10 and TensorRT 8.2 read.
+OPSET = 13
+ROLES = {
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), Role.MOVING),
+    **dict.fromkeys(("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"), Role.IN_PLACE),
+    **dict.fromkeys(("Add", "Mul", "BatchNormalization"), Role.IN_PLACE),
+    **dict.fromkeys(("MaxPool",), Role.POOLING),
+    "QuantizeLinear": Role.QUANTIZE,
+    "DequantizeLinear": Role.DEQUANTIZE,
+}
+
+
+def export_onnx(model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> None:
+    """Write ``model`` to ``path``, batch size free, its card in the file's metadata.
+
+    Args:
+        model: In eval mode; quantizers are torch's fake-quantize operators.
+        example_input: ``[1, c, h, w]``.
+        path: Written whole or not at all.
+    """
+    part = path.with_name(path.name + ".part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.eval(),
+            (example_input,),
+            str(part),
+            opset_version=OPSET,
+            dynamo=False,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        )
+    written = onnx.load(str(part))
+    store_integer_weights(written)
+    helper.set_model_props(written, cards.to_text(card))
+    onnx.checker.check_model(written)
+    onnx.save(written, str(part))
+    os.replace(part, path)
+    logging.getLogger(__name__).info("wrote %s", path)
+
+
+def store_integer_weights(model: onnx.ModelProto) -> None:
+    """Replace each float initializer behind a QuantizeLinear by the integers that this would give, in place."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Identity" and node.input[0] in constants:
+            copied = onnx.TensorProto()
+            copied.CopyFrom(constants[node.input[0]])
+            copied.name = node.output[0]
+            constants[copied.name] = copied
+            graph.initializer.append(copied)
+            graph.node.remove(node)
+    for node in list(graph.node):
+        if node.op_type != "QuantizeLinear" or node.input[0] not in constants:
+            continue
+        weight, scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input)
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        along = [1] * weight.ndim
+        if scale.ndim:
+            along[axis] = -1
+            scale, zero_point = scale.reshape(along), zero_point.reshape(along)
+        limits = np.iinfo(zero_point.dtype)
+        steps = np.rint(weight / scale) + zero_point
+        integers = np.clip(steps, limits.min, limits.max).astype(zero_point.dtype)
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(integers), node.output[0]))
+        graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in list(graph.initializer):
+        if tensor.name not in used:
+            graph.initializer.remove(tensor)
+
+
+def read_graph(path: Path) -> Graph:
+    """The file's operations and tensors at batch 1."""
+    model = onnx.load(str(path))
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    tensors: dict[str, GraphTensor] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        kind = value.type.tensor_type
+        shapes[value.name] = tuple(dim.dim_value or 1 for dim in kind.shape.dim)
+        elements = math.prod(shapes[value.name])
+        item = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).itemsize
+        tensors[value.name] = GraphTensor(elements, elements * item)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for name, array in constants.items():
+        shapes[name] = array.shape
+        tensors[name] = GraphTensor(array.size, array.nbytes, int(np.count_nonzero(array)))
+    nodes = [
+        GraphNode(tuple(node.input), tuple(node.output), ROLES.get(node.op_type, Role.COMPUTE), _macs(node, shapes))
+        for node in graph.node
+        if node.op_type != "Constant"
+    ]
+    quantizing = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    service = {name for node in quantizing for name in node.input[1:]}
+    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in service]
+    inputs = [value.name for value in graph.input if value.name not in constants]
+    return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
+
+
+def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    if node.op_type == "Conv":
+        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul"):
+        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    return 0

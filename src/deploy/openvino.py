@@ -1,0 +1,154 @@
+"""OpenVINO on the CPU: its own two-part format, made from the ONNX file."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session
+from src.deploy import cards
+
+STORED = ("float32", "float16")
+INFERENCE = {"float32": "f32", "bf16": "bf16"}
+ROLES = {
+    **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze"), Role.MOVING),
+    **dict.fromkeys(("Relu", "Clamp", "Sigmoid", "HSwish", "Tanh", "Add", "Multiply"), Role.IN_PLACE),
+    "MaxPool": Role.POOLING,
+    "FakeQuantize": Role.QUANTIZE,
+}
+
+
+class OpenVino:
+    """Writes ``.xml`` and ``.bin`` and runs them in OpenVINO.
+
+    Left to itself OpenVINO stores weights as float16 and computes in bf16 where the processor can; here both are said,
+    so that float32 means float32.
+
+    Args:
+        stored: ``float32`` or ``float16`` weights in the file.
+        inference: ``float32`` or ``bf16`` arithmetic for what is not int8.
+    """
+
+    runtime = "openvino"
+    ending = "xml"
+
+    def __init__(self, *, stored: str, inference: str) -> None:
+        if stored not in STORED:
+            raise ValueError(f"stored must be one of {', '.join(STORED)}, and is {stored}")
+        if inference not in INFERENCE:
+            raise ValueError(f"inference must be one of {', '.join(INFERENCE)}, and is {inference}")
+        self.stored, self.inference = stored, inference
+
+    def precision(self, integer: bool) -> str:
+        kept = "" if self.stored == "float32" else f", {self.stored} stored"
+        return ("int8" if integer else self.inference) + kept
+
+    def export(self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> tuple[Path, ...]:
+        import openvino as ov
+
+        from src.deploy.onnx_export import export_onnx
+
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+            source = Path(folder) / "model.onnx"
+            export_onnx(model, example_input, source, card)
+            converted = ov.convert_model(str(source))
+            for key, value in cards.to_text(card).items():
+                converted.set_rt_info(value, ["dnn_compression", key])
+            written = Path(folder) / path.name
+            ov.save_model(converted, str(written), compress_to_fp16=self.stored == "float16")
+            weights = path.with_suffix(".bin")
+            os.replace(written.with_suffix(".bin"), weights)
+            os.replace(written, path)
+        return path, weights
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        """Raises InputError where the file is no OpenVINO file."""
+        core, model = _read(path)
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": INFERENCE[self.inference],
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
+        request = compiled.create_infer_request()
+
+        def run(images: np.ndarray) -> np.ndarray:
+            return np.array(request.infer([images])[0])
+
+        return run
+
+    def graph(self, path: Path) -> Graph:
+        model = _read(path)[1]
+        model.reshape([1, *[dim.get_length() for dim in list(model.inputs[0].partial_shape)[1:]]])
+        return _graph(model)
+
+    def read_card(self, path: Path) -> ModelCard:
+        model = _read(path)[1]
+        places = {key: ["dnn_compression", key] for key in cards.KEYS}
+        text = {key: model.get_rt_info(at).astype(str) for key, at in places.items() if model.has_rt_info(at)}
+        return cards.from_text(text, path)
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    import openvino as ov
+
+    core = ov.Core()
+    try:
+        return core, core.read_model(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {str(error).splitlines()[0]}") from error
+
+
+def _graph(model: Any) -> Graph:
+    """Nodes and tensors of a model of static shape; a weight is the stored constant, whatever converts it."""
+    tensors: dict[str, GraphTensor] = {}
+    nodes: list[GraphNode] = []
+    stored: dict[str, str] = {}  # what only constants feed -> the first constant it comes from
+    weights: list[str] = []
+    for operation in model.get_ordered_ops():
+        kind = operation.get_type_name()
+        inputs = tuple(_name(value.get_source_output()) for value in operation.inputs())
+        outputs = tuple(_name(value) for value in operation.outputs())
+        for name, value in zip(outputs, operation.outputs(), strict=True):
+            elements = math.prod(value.get_shape())
+            nonzero = int(np.count_nonzero(operation.data)) if kind == "Constant" else None
+            tensors[name] = GraphTensor(elements, math.ceil(elements * value.get_element_type().bitwidth / 8), nonzero)
+        if kind == "Constant":
+            stored[outputs[0]] = outputs[0]
+        elif kind not in ("Parameter", "Result"):
+            if all(name in stored for name in inputs):
+                stored[outputs[0]] = stored[inputs[0]]
+            elif kind in ("Convolution", "GroupConvolution", "MatMul", "Add"):
+                weights += [stored[name] for name in inputs if name in stored]
+            nodes.append(GraphNode(inputs, outputs, ROLES.get(kind, Role.COMPUTE), _macs(operation, kind)))
+    return Graph(
+        tuple(nodes),
+        tensors,
+        tuple(dict.fromkeys(weights)),
+        tuple(_name(parameter.output(0)) for parameter in model.get_parameters()),
+        tuple(_name(result.input(0).get_source_output()) for result in model.get_results()),
+    )
+
+
+def _name(output: Any) -> str:
+    return f"{output.get_node().get_friendly_name()}:{output.get_index()}"
+
+
+def _macs(operation: Any, kind: str) -> int:
+    if kind in ("Convolution", "GroupConvolution"):
+        kernel = list(operation.input(1).get_shape())
+        return math.prod(operation.output(0).get_shape()) * math.prod(kernel[1 if kind == "Convolution" else 2 :])
+    if kind == "MatMul":
+        inner = list(operation.input(0).get_shape())[-2 if operation.get_attributes()["transpose_a"] else -1]
+        return math.prod(operation.output(0).get_shape()) * int(inner)
+    return 0

@@ -1,0 +1,100 @@
+"""The one place that knows NNCF: masks held by it, batch norm adapted by it, INT8 quantizers placed by it."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("NNCF_CI", "1")  # before its import: no usage statistics are sent
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import nncf
+import nncf.torch
+from nncf.torch.function_hook.hook_storage import decode_hook_name
+from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
+from nncf.torch.function_hook.wrapper import get_hook_storage
+from torch import Tensor, nn
+
+HOOKS = "__nncf_hooks"
+
+
+def hold_masks(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """Hook an all-true mask on every weight of a convolution or matrix product.
+
+    Args:
+        model: Changed in place; its root must not be an ``nn.Sequential``.
+        example_input: ``[1, c, h, w]``.
+    """
+    held = nncf.prune(model, mode=nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL, ratio=0.0, examples_inputs=example_input)
+    for mask in masks_of(held).values():
+        mask.fill_(True)
+    return held
+
+
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """The mask buffers by parameter name (bool, of the weight's shape).
+
+    Write into them, and the forward pass multiplies by them. Ask anew each time: moving a model to another device or
+    memory format replaces its buffers.
+    """
+    return {name: cast(Tensor, hook.binary_mask) for name, hook in sorted(get_pruned_modules(model).items())}
+
+
+def weights_of(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Parameters by name."""
+    return {name: model.get_parameter(name) for name in names}
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without anything of NNCF's."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(HOOKS)}
+
+
+def adapt_batch_norm(model: nn.Module, images: Iterable[Tensor], batches: int) -> None:
+    """Move the running statistics of batch normalization towards what ``images`` give, in place."""
+    nncf.batch_norm_adaptation(model, nncf.Dataset(list(images)), num_iterations=batches)
+
+
+def quantize(model: nn.Module, images: Iterable[Tensor], *, fast_bias_correction: bool) -> nn.Module:
+    """Place symmetric INT8 quantizers (weights per channel, activations per tensor) and calibrate them.
+
+    Args:
+        model: Changed in place, in eval mode.
+        images: Calibration batches ``[n, c, h, w]``; all are used.
+    """
+    batches = list(images)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(batches),
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        subset_size=len(batches),
+        fast_bias_correction=fast_bias_correction,
+    )
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """Where NNCF hooked what, as JSON can hold it."""
+    return cast("dict[str, Any]", nncf.torch.get_config(model))
+
+
+def restore(model: nn.Module, config: Mapping[str, Any]) -> nn.Module:
+    """Hook onto ``model`` what ``config_of`` recorded."""
+    return nncf.torch.load_from_config(model, dict(config))
+
+
+def lower(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """A copy whose quantizers are torch's own fake-quantize operators, which exporters know."""
+    return cast(nn.Module, nncf.strip(model, do_copy=True, example_input=example_input)).eval()
+
+
+def weight_bits(model: nn.Module) -> dict[str, int]:
+    """Bits of each quantized weight, by parameter name."""
+    parameters = dict(model.named_parameters())
+    bits: dict[str, int] = {}
+    for name, hook in get_hook_storage(model).named_hooks():
+        kind, operation, port = decode_hook_name(name)
+        weight = ".".join([*operation.split("/")[:-2], "weight"])  # layer/of/module/conv2d/0
+        if kind == "pre_hooks" and port == 1 and weight in parameters:
+            bits[weight] = int(hook.num_bits)
+    return bits

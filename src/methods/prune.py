@@ -1,0 +1,119 @@
+"""Unstructured pruning: scores x distribution x schedule, each its own object."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import fnmatch
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.contracts import Context, StepCallback
+from src.methods import _nncf
+
+Scores = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Distribution = Callable[[dict[str, Tensor], float], dict[str, Tensor]]
+Schedule = Callable[[float, float], float]
+
+
+class Prune:
+    """Set the weights of lowest score to zero while the network is fine-tuned.
+
+    schedule -> sparsity; scores + sparsity -> masks. NNCF holds the masks and applies them in the forward pass; they
+    are computed here, exactly, and multiplied into the weights at the end. A weight once removed stays removed.
+
+    Args:
+        sparsity: Share of zeros over the prunable weights at the end, in [0, 1) and more than they have already.
+        scores: Weights by name to scores by name; the higher survives.
+        distribution: Scores and a sparsity to masks: global or layerwise.
+        schedule: Share of the fine-tuning done and the final sparsity to the sparsity now.
+        ignored: Patterns of weight names that stay dense, e.g. ``classifier.*``.
+        batch_norm_batches: Calibration batches that adapt batch normalization afterwards; 0 for none.
+        fine_tune: How the network is trained meanwhile; None prunes at once and trains nothing.
+
+    Paper: Han et al. 2015, arXiv:1506.02626; gradual: Zhu and Gupta 2017, arXiv:1710.01878.
+    """
+
+    def __init__(
+        self,
+        *,
+        sparsity: float,
+        scores: Scores,
+        distribution: Distribution,
+        schedule: Schedule,
+        ignored: Sequence[str],
+        batch_norm_batches: int,
+        fine_tune: Any,
+    ) -> None:
+        if not 0 <= sparsity < 1:
+            reason = ": a network with no weight left cannot be measured" if sparsity == 1 else ""
+            raise ValueError(f"sparsity must be in [0, 1), and is {sparsity}{reason}")
+        if batch_norm_batches < 0:
+            raise ValueError(f"batch_norm_batches must be at least 0, and is {batch_norm_batches}")
+        self.sparsity = sparsity
+        self.scores, self.distribution, self.schedule = scores, distribution, schedule
+        self.ignored = list(ignored)
+        self.batch_norm_batches = batch_norm_batches
+        self.fine_tune = fine_tune
+
+    def compress(self, model: nn.Module, context: Context) -> nn.Module:
+        """Prune ``model``; raises ValueError if that removes nothing or a pattern matches no weight."""
+        held = _nncf.hold_masks(copy.deepcopy(model), context.example_input)
+        names = self._prunable(list(_nncf.masks_of(held)))
+        weights = _nncf.weights_of(model, names)
+        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+        asked = round(self.sparsity * sum(weight.numel() for weight in weights.values()))
+        if asked <= zeros:
+            raise ValueError(
+                f"sparsity {self.sparsity} asks for {asked:,} zeros, and the network has {zeros:,} already: "
+                f"nothing would be pruned"
+            )
+        masking = _Masking(self, names)
+        if self.fine_tune is not None:
+            context.fine_tune(held, self.fine_tune, callbacks=[masking])
+        masking.update(held, self.sparsity)
+        if self.batch_norm_batches:
+            _nncf.adapt_batch_norm(held, (images for images, _ in context.calibration), self.batch_norm_batches)
+        model.load_state_dict(_nncf.plain_state(held))
+        masks = _nncf.masks_of(held)
+        with torch.no_grad():
+            for name in names:
+                model.get_parameter(name).mul_(masks[name])
+        return model
+
+    def _prunable(self, names: list[str]) -> list[str]:
+        for pattern in self.ignored:
+            if not fnmatch.filter(names, pattern):
+                near = difflib.get_close_matches(pattern, names, 3, 0.3) or names[:3]
+                raise ValueError(f"ignored: no weight is called {pattern}; the nearest are {', '.join(near)}")
+        left = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in self.ignored)]
+        if not left:
+            raise ValueError("ignored leaves no weight to prune")
+        return left
+
+
+class _Masking(StepCallback):
+    """Makes the masks anew whenever the schedule's sparsity has grown."""
+
+    def __init__(self, method: Prune, names: Sequence[str]) -> None:
+        self.method = method
+        self.names = names
+        self.at = 0.0
+
+    def before_step(self, model: nn.Module, progress: float) -> None:
+        sparsity = self.method.schedule(progress, self.method.sparsity)
+        if sparsity > self.at:
+            self.update(model, sparsity)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, sparsity: float) -> None:
+        """Write the masks of ``sparsity``; weights already masked are the first to go."""
+        masks = _nncf.masks_of(model)
+        scores = self.method.scores(_nncf.weights_of(model, self.names))
+        ranked = {name: torch.where(masks[name], score, -1.0) for name, score in scores.items()}
+        for name, mask in self.method.distribution(ranked, sparsity).items():
+            masks[name].copy_(mask)
+        self.at = sparsity

@@ -1,0 +1,77 @@
+"""Weights as safetensors files: written whole, read strictly, never a pickle that runs code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from src.contracts import InputError
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the state dict; a tensor that several names share is written once."""
+    from safetensors.torch import save_file
+
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        place = (value.data_ptr(), tuple(value.shape))
+        if value.numel() and place in seen:
+            continue
+        seen.add(place)
+        tensors[name] = value.detach().cpu().contiguous().clone()
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part)
+    os.replace(part, path)
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Read a state dict: safetensors, or what ``torch.save`` wrote, without running code from it.
+
+    Raises:
+        InputError: The file is missing or holds no state dict.
+    """
+    if not path.is_file():
+        raise InputError(f"model.weights: there is no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch raise types of their own for a damaged file
+        raise InputError(f"model.weights: {path} cannot be read ({str(error).splitlines()[0]})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"model.weights: {path} holds no state dict (names with tensors)")
+    return loaded
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a file of weights into ``model``, all of them and nothing else.
+
+    Raises:
+        InputError: Names or shapes differ; the first differences are named.
+    """
+    weights = dict(read_weights(path))
+    own = model.state_dict()
+    if not weights.keys() & own.keys() and all(name.startswith("net.") for name in own):
+        weights = {f"net.{name}": value for name, value in weights.items()}
+    given = {own[name].data_ptr() for name in weights if name in own}
+    wrong = [f"{n} is missing" for n, v in own.items() if n not in weights and v.data_ptr() not in given]
+    wrong += [f"{n} is unknown to the model" for n in weights if n not in own]
+    wrong += [
+        f"{n} is {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own
+        if n in weights and own[n].shape != weights[n].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(f"model.weights: {path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+    model.load_state_dict(weights, strict=False)

@@ -1,0 +1,49 @@
+"""Which weights stay: exact, whatever the ties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def keep_largest(scores: Tensor, keep: int) -> Tensor:
+    """Mark the ``keep`` largest scores; of equal ones those with the lower index stay.
+
+    Args:
+        scores: Any shape, no NaN.
+        keep: How many stay, 0 … ``scores.numel()``.
+
+    Returns:
+        A bool mask of the same shape with exactly ``keep`` entries True.
+
+    Raises:
+        ValueError: ``keep`` is out of range, or a score is NaN.
+
+    >>> keep_largest(torch.tensor([3.0, 1.0, 2.0, 2.0]), 2)
+    tensor([ True, False,  True, False])
+    """
+    if not 0 <= keep <= scores.numel():
+        raise ValueError(f"keep must be in 0 … {scores.numel()}, and is {keep}")
+    flat = scores.detach().flatten()
+    if torch.isnan(flat).any():
+        raise ValueError("scores hold NaN: nothing can be ranked")
+    if keep == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = flat.kthvalue(flat.numel() - keep + 1).values
+    mask = flat > threshold
+    ties = flat == threshold
+    mask |= ties & (ties.cumsum(0) <= keep - int(mask.sum()))
+    return mask.view_as(scores)
+
+
+def sparsity(masks: Mapping[str, Tensor]) -> float:
+    """The share of False over all masks, in [0, 1]."""
+    total = sum(mask.numel() for mask in masks.values())
+    return 1 - sum(int(mask.sum()) for mask in masks.values()) / total
+
+
+def kept(count: int, sparsity: float) -> int:
+    """How many of ``count`` weights stay at ``sparsity``: the nearest whole number, at least one."""
+    return max(1, count - round(sparsity * count))

@@ -1,0 +1,67 @@
+"""What determines each kind of stage, as plain values to hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+Config = Mapping[str, Any]
+
+# Where a thing lies, or how it is shown, determines nothing.
+NOT_DETERMINING = {"root"}
+
+
+def baseline_spec(
+    *,
+    data: Config,
+    checksum: str,
+    model: Config,
+    training: Config,
+    weights_sha256: str | None,
+    compute: Any,
+    seed: int,
+    made_by: Config,
+) -> dict[str, Any]:
+    """A network trained from scratch, or one that came with weights (then no training determines it)."""
+    return {
+        "kind": "baseline",
+        "data": {key: value for key, value in data.items() if key not in NOT_DETERMINING},
+        "checksum": checksum,
+        "model": dict(model),
+        "training": None if weights_sha256 else dict(training),
+        "weights": weights_sha256,
+        "compute": _values(compute),
+        "seed": seed,
+        "made_by": dict(made_by),
+    }
+
+
+def step_spec(
+    *, input_identity: str, method: Config, loss: Config, compute: Any, seed: int, made_by: Config
+) -> dict[str, Any]:
+    """One method on what another stage made; that stage's identity stands for data, model and training."""
+    return {
+        "kind": "step",
+        "input": input_identity,
+        "method": dict(method),
+        "loss": dict(loss),
+        "compute": _values(compute),
+        "seed": seed,
+        "made_by": dict(made_by),
+    }
+
+
+def export_spec(*, input_identity: str, target: Config, machine: str, made_by: Config) -> dict[str, Any]:
+    """A file written for a target and measured on this machine."""
+    return {
+        "kind": "export",
+        "input": input_identity,
+        "target": dict(target),
+        "machine": machine,
+        "made_by": dict(made_by),
+    }
+
+
+def _values(compute: Any) -> Any:
+    return asdict(compute) if is_dataclass(compute) and not isinstance(compute, type) else compute

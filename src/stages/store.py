@@ -1,0 +1,132 @@
+"""The folder of stages: what was made once is found again, what was cut off is gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RECORD = "stage.json"
+WEIGHTS = "weights.safetensors"
+RUNS = "runs.txt"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage's folder as ``python -m src.artifacts`` lists it.
+
+    Attributes:
+        identity: Its name.
+        record: What ``stage.json`` says; None while it is unfinished.
+        size_bytes: Of everything in the folder.
+        changed: When something in it was last written, seconds since 1970.
+        runs: The existing run folders that name it.
+    """
+
+    identity: str
+    record: Mapping[str, Any] | None
+    size_bytes: int
+    changed: float
+    runs: tuple[str, ...]
+
+
+class StageStore:
+    """Stages under ``root``, one folder an identity.
+
+    A folder with ``stage.json`` is finished; one without holds the checkpoints of a stage that was cut off.
+
+    Args:
+        root: Made when the first stage is.
+        refresh_before: Finished stages older than this (seconds since 1970) are made anew; None refreshes none.
+    """
+
+    def __init__(self, root: Path, refresh_before: float | None = None) -> None:
+        self.root = root.expanduser().resolve()
+        self.refresh_before = refresh_before
+
+    def folder(self, identity: str) -> Path:
+        """The stage's folder; it need not exist."""
+        return self.root / identity
+
+    @contextmanager
+    def hold(self, identity: str, run: Path) -> Iterator[Path]:
+        """Make the stage's folder, write down that ``run`` names it, and keep other processes out meanwhile."""
+        from filelock import FileLock
+
+        folder = self.folder(identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f".{identity}.lock"):
+            folder.mkdir(parents=True, exist_ok=True)
+            runs = folder / RUNS
+            named = runs.read_text().splitlines() if runs.exists() else []
+            if str(run) not in named:
+                with runs.open("a") as file:
+                    file.write(f"{run}\n")
+            if self.refresh_before is not None and self._finished_at(folder) < self.refresh_before:
+                self._empty(folder)
+            yield folder
+
+    def find(self, identity: str) -> dict[str, Any] | None:
+        """The record of a finished stage, else None."""
+        path = self.folder(identity) / RECORD
+        if not path.exists():
+            return None
+        record: dict[str, Any] = json.loads(path.read_text())
+        return record
+
+    def finish(self, identity: str, record: Mapping[str, Any]) -> None:
+        """Write ``stage.json``, which makes the stage finished, and drop its checkpoints."""
+        folder = self.folder(identity)
+        part = folder / (RECORD + ".part")
+        part.write_text(json.dumps(record, indent=1))
+        os.replace(part, folder / RECORD)
+        for left in [*folder.glob("*.ckpt"), *folder.glob("*.part")]:
+            left.unlink()
+
+    def stages(self) -> list[Stage]:
+        """Every stage there is, the newest first."""
+        if not self.root.is_dir():
+            return []
+        found = []
+        for folder in self.root.iterdir():
+            if not folder.is_dir() or folder.name.startswith("."):
+                continue
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            named = (folder / RUNS).read_text().splitlines() if (folder / RUNS).exists() else []
+            found.append(
+                Stage(
+                    identity=folder.name,
+                    record=self.find(folder.name),
+                    size_bytes=sum(path.stat().st_size for path in files),
+                    changed=max((path.stat().st_mtime for path in files), default=folder.stat().st_mtime),
+                    runs=tuple(run for run in named if Path(run).is_dir()),
+                )
+            )
+        return sorted(found, key=lambda stage: stage.changed, reverse=True)
+
+    def remove(self, stage: Stage) -> None:
+        """Remove a stage's folder; one that a process holds just now is waited for."""
+        from filelock import FileLock
+
+        lock = self.root / f".{stage.identity}.lock"
+        with FileLock(lock):
+            shutil.rmtree(self.folder(stage.identity))
+        lock.unlink(missing_ok=True)
+
+    @staticmethod
+    def _finished_at(folder: Path) -> float:
+        record = folder / RECORD
+        return record.stat().st_mtime if record.exists() else time.time()
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
+        (folder / RECORD).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.name != RUNS and path.is_file():
+                path.unlink()

@@ -1,0 +1,33 @@
+"""What a survey (a multirun) needs beyond its members: how many there are, and where it lies."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+# Handed on by the environment, so that members in other processes have them too.
+MEMBERS, STARTED = "DNNC_SURVEY_MEMBERS", "DNNC_SURVEY_STARTED"
+
+
+class Survey(Callback):
+    """Counts a multirun's members before they start and remembers its folder for the table at the end."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        Survey.folder = Path(config.hydra.sweep.dir).absolute()
+        swept = dict(config.hydra.sweeper.get("params") or {})
+        texts = [f"{key}={value}" for key, value in swept.items()]
+        overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
+        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        overrides |= {o.key_or_group: o for o in given}
+        counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
+        os.environ[MEMBERS] = str(math.prod(counts))
+        os.environ[STARTED] = str(time.time())

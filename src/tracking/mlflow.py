@@ -1,0 +1,262 @@
+"""MLflow: a run for each member, a parent for its survey, a logged model for each exported file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+# MLflow's own retries take minutes; set before its import, and only where the user has not.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+from src.contracts import DataSplits, Epoch, Row, RunDescription, TrackingError
+from src.tracking.provenance import git_commit, versions
+
+PARENT = ".mlflow_parent"
+SHORT = 250  # MLflow cuts longer parameters
+
+
+class MlflowTracker:
+    """Logs to one MLflow store.
+
+    Args:
+        uri: ``sqlite:///mlflow.db`` or a server's address.
+        system_metrics: Log processor and memory use while the run is open.
+        config: The run's resolved config; its leaves become parameters.
+        command: That makes the run again.
+        folder: Of the run.
+        survey: The survey's folder where the run is a member of one.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        system_metrics: bool,
+        config: Mapping[str, Any],
+        command: str,
+        folder: Path,
+        survey: Path | None,
+    ) -> None:
+        self.uri, self.system_metrics = uri, system_metrics
+        self.config, self.command, self.folder, self.survey = config, command, folder, survey
+        self._client: Any = None
+        self._monitor: Any = None
+        self._run = ""
+        self._parent: str | None = None
+        self._experiment = ""
+        self._variant = ""
+        self._data: DataSplits | None = None
+        self._dataset = ("", "")
+
+    def start(self, run: RunDescription) -> None:
+        """Open the run; raises TrackingError within seconds where nothing answers."""
+        from filelock import FileLock
+        from mlflow import MlflowClient
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        self._variant, self._data = run.variant, run.data
+        with self._answering():
+            # One process at a time: two that create the same SQLite store crash each other.
+            with FileLock(Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock", mode=0o666):
+                self._client = MlflowClient(tracking_uri=self.uri)
+                self._experiment = self._experiment_id(run.experiment)
+                self._parent = self._parent_run(run)
+            tags = {
+                "variant": run.variant,
+                "model": run.model,
+                "data": run.data.name,
+                "git_commit": git_commit() or "",
+                "command": self.command,
+                "folder": str(self.folder),
+                **{f"version.{name}": version for name, version in versions().items()},
+            }
+            if self._parent:
+                tags["mlflow.parentRunId"] = self._parent
+            name = f"{run.variant} {run.model} seed {run.seed}"
+            self._run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+            params = [Param(key, str(value)[:SHORT]) for key, value in _leaves(self.config)]
+            for start in range(0, len(params), 100):
+                self._client.log_batch(self._run, params=params[start : start + 100])
+            parts = {"train": run.data.train, "validation": run.data.validation, "test": run.data.test}
+            profile = {part: len(images) for part, images in parts.items()}
+            self._dataset = (run.data.name, run.data.checksum[:32])
+            dataset = Dataset(
+                name=run.data.name,
+                digest=run.data.checksum[:32],
+                source_type="local",
+                source=json.dumps({"uri": run.data.name, "sha256": run.data.checksum}),
+                schema=json.dumps({"image": ["uint8", list(run.data.image_shape)], "classes": list(run.data.classes)}),
+                profile=json.dumps(profile),
+            )
+            self._client.log_inputs(
+                self._run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "train, test")])]
+            )
+            if self.system_metrics:
+                from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+                self._monitor = SystemMetricsMonitor(self._run, sampling_interval=5, tracking_uri=self.uri)
+                self._monitor.start()
+
+    def epoch(self, stage: str, epoch: Epoch) -> None:
+        from mlflow.entities import Metric
+
+        numbers = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
+        with self._answering():
+            self._client.log_batch(
+                self._run,
+                metrics=[Metric(f"{stage}/{key}", value, _now(), epoch.epoch) for key, value in numbers.items()],
+            )
+
+    def rows(self, rows: Sequence[Row], folder: Path) -> None:
+        from mlflow.entities import LoggedModelOutput, Metric
+
+        with self._answering():
+            # The variant's first target comes last, so that the run's plain ``accuracy`` is its own.
+            own = [row for row in rows if row.variant == self._variant]
+            for row in [*(row for row in rows if row.variant != self._variant), *own[::-1]]:
+                model = self._log_model(row, folder)
+                self._client.log_outputs(self._run, [LoggedModelOutput(model, step=0)])
+                for key, value in _numbers(row).items():
+                    self._client.log_metric(
+                        self._run,
+                        key,
+                        value,
+                        model_id=model,
+                        dataset_name=self._dataset[0],
+                        dataset_digest=self._dataset[1],
+                    )
+            prefixed = [
+                Metric(
+                    f"{row.target if row.variant == self._variant else f'baseline_{row.target}'}/{key}",
+                    value,
+                    _now(),
+                    0,
+                )
+                for row in rows
+                for key, value in _numbers(row).items()
+            ]
+            self._client.log_batch(self._run, metrics=prefixed)
+            self._client.log_artifacts(self._run, str(folder))
+
+    def finish(self, status: str) -> None:
+        with self._answering():
+            if self._monitor is not None:
+                self._monitor.finish()
+                self._monitor = None
+            if self._run:
+                self._client.set_terminated(self._run, status)
+            if self._parent and self.survey is not None:
+                if (self.survey / "survey.json").exists():
+                    self._client.log_artifact(self._parent, str(self.survey / "survey.json"))
+                self._client.set_terminated(self._parent, "FINISHED")
+
+    def _experiment_id(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None
+        if self.uri.startswith("sqlite:///"):
+            location = (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / name).as_uri()
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def _parent_run(self, run: RunDescription) -> str | None:
+        """The survey's run, made by whichever member comes first."""
+        if self.survey is None:
+            return None
+        noted = self.survey / PARENT
+        if noted.exists():
+            return noted.read_text()
+        tags = {"folder": str(self.survey), "git_commit": git_commit() or ""}
+        parent = self._client.create_run(self._experiment, tags=tags, run_name=f"survey {self.survey.name}")
+        noted.write_text(parent.info.run_id)
+        return str(parent.info.run_id)
+
+    def _log_model(self, row: Row, folder: Path) -> str:
+        """Log the exported file as a model with a true signature, loadable by ``mlflow.pyfunc`` where it is ONNX."""
+        import numpy as np
+        from mlflow.models import Model
+        from mlflow.models.signature import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        data = self._data
+        assert data is not None
+        name = f"{row.variant}.{row.target}".replace(".", "-")
+        tags = {"sha256": row.sha256, "identity": row.identity, "precision": row.precision}
+        logged = self._client.create_logged_model(self._experiment, name=name, source_run_id=self._run, tags=tags)
+        signature = ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *data.image_shape), "image")]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(data.classes)), "logits")]),
+        )
+        with tempfile.TemporaryDirectory() as temporary:
+            packed = Path(temporary)
+            for part in sorted(folder.glob(f"{Path(row.artifact).stem}.*")):
+                shutil.copy2(part, packed / part.name)
+            flavors: dict[str, Any] = {row.runtime: {"data": row.artifact}}
+            if row.artifact.endswith(".onnx"):
+                import onnx
+
+                flavors = {
+                    "onnx": {
+                        "onnx_version": onnx.__version__,
+                        "data": row.artifact,
+                        "providers": ["CPUExecutionProvider"],
+                    },
+                    "python_function": {
+                        "loader_module": "mlflow.onnx",
+                        "data": row.artifact,
+                        "python_version": platform.python_version(),
+                    },
+                }
+            metadata = {"classes": list(data.classes), "mean": list(data.mean), "std": list(data.std)}
+            Model(
+                run_id=self._run,
+                flavors=flavors,
+                signature=signature,
+                metadata=metadata,
+                model_id=logged.model_id,
+                model_size_bytes=row.size_bytes,
+            ).save(str(packed / "MLmodel"))
+            self._client.log_model_artifacts(logged.model_id, str(packed))
+        self._client.finalize_logged_model(logged.model_id, "READY")
+        return str(logged.model_id)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turn whatever MLflow raises into a TrackingError of one line."""
+        try:
+            yield
+        except TrackingError:
+            raise
+        except Exception as error:  # MLflow lets through what its HTTP client, database and file system raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TrackingError(f"MLflow at {self.uri} failed: {reason[:300]}") from error
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _numbers(row: Row) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in asdict(row).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,122 @@
+"""What happens around a training: seeding, keeping the best weights, checkpoints, the record of epochs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, Checkpoint
+
+from src.contracts import Epoch, EpochBatches, StepCallback
+from src.training.classifier import Classifier
+
+
+class SeedEpochs(Callback):
+    """Makes everything random in an epoch follow from (seed, epoch), so that a resumed run repeats it to the bit."""
+
+    def __init__(self, seed: int, batches: EpochBatches) -> None:
+        self.seed = seed
+        self.batches = batches
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
+        self.batches.set_epoch(trainer.current_epoch)
+
+
+class StepCallbacks(Callback):
+    """Calls the callbacks of a compression method around each optimizer step."""
+
+    def __init__(self, callbacks: Sequence[StepCallback], total_steps: int) -> None:
+        self.callbacks = list(callbacks)
+        self.total_steps = total_steps
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        for callback in self.callbacks:
+            callback.before_step(pl_module.model, trainer.global_step / self.total_steps)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        for callback in self.callbacks:
+            callback.after_step(pl_module.model, trainer.global_step / self.total_steps)
+
+
+class EpochRecords(Callback):
+    """Keeps what each epoch came to, also over a resume, and tells a listener."""
+
+    def __init__(self, tell: Callable[[Epoch], None]) -> None:
+        self.tell = tell
+        self.epochs: list[Epoch] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        epoch = Epoch(
+            epoch=trainer.current_epoch,
+            train_loss=pl_module.train_loss,
+            train_accuracy=pl_module.train_accuracy,
+            validation_accuracy=pl_module.validation_accuracy,
+            learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+            seconds=time.perf_counter() - self._started,
+        )
+        self.epochs.append(epoch)
+        self.tell(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = [Epoch(**epoch) for epoch in state_dict["epochs"]]
+
+
+class KeepBest(Callback):
+    """Keeps a copy of the weights that classified most validation images rightly; the earlier wins a tie."""
+
+    def __init__(self) -> None:
+        self.accuracy = -1.0
+        self.epoch = -1
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        if pl_module.validation_accuracy > self.accuracy:
+            self.accuracy, self.epoch = pl_module.validation_accuracy, trainer.current_epoch
+            self.weights = {name: value.detach().clone() for name, value in pl_module.model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self.accuracy, "epoch": self.epoch, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.accuracy, self.epoch = state_dict["accuracy"], state_dict["epoch"]
+        self.weights = state_dict["weights"]
+
+
+class EpochCheckpoint(Checkpoint):
+    """Writes the whole state of the training after each epoch, never leaving half a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        os.replace(part, self.path)
+
+
+class TellProgress(Callback):
+    """Tells a progress bar every ``every`` steps; at each step it would cost a tenth of a small network's speed."""
+
+    def __init__(self, tell: Callable[[int, int, float], None], every: int = 20) -> None:
+        self.tell = tell
+        self.every = every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        if trainer.global_step % self.every == 0:
+            self.tell(trainer.current_epoch, trainer.global_step, pl_module.train_loss)
