@@ -67,6 +67,7 @@ def explain_os(error: OSError) -> str:
 def explain_composition(error: BaseException) -> str:
     """Hydra's and OmegaConf's errors: the key at fault, and the nearest names that exist."""
     from hydra.errors import InstantiationException, MissingConfigException
+    from omegaconf.errors import MissingMandatoryValue
 
     if isinstance(error, MissingConfigException):
         return _missing_config(error)
@@ -74,6 +75,8 @@ def explain_composition(error: BaseException) -> str:
     cause = error.__cause__ or error.__context__
     if isinstance(error, InstantiationException):
         return explain_instantiation(error, "")
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key or text.rpartition(' ')[2]} must be given"
     wrong = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     missing = re.search(r"Key '([^']+)' is not in struct", f"{text}\n{cause}")
     if missing:
@@ -128,7 +131,11 @@ def explain_instantiation(error: BaseException, above: str) -> str:
         missing = re.search(r"(\w+)\.__init__\(\) missing .*?: (.*)", message)
         if missing:
             return f"{prefix}: {missing.group(1)} also needs {missing.group(2)}"
-        return f"{prefix}.{message}" if re.match(r"[a-z_.]+ ", message) and prefix else message
+        return f"{prefix}.{message}" if re.match(r"[a-z_.]+[: ]", message) and prefix else message
+    lost = re.search(r"Error locating target '([^']+)'", text)
+    if lost:
+        why = f" ({str(error.__cause__).splitlines()[-1]})" if error.__cause__ else ""
+        return f"{prefix}: {lost.group(1)} cannot be imported{why}; its module must lie here or on PYTHONPATH"
     first = " ".join(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("full_key"))
     return f"{prefix}: {first}" if prefix else first
 

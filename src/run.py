@@ -35,12 +35,11 @@ def main() -> int:
 def _hydra() -> int:
     """Let Hydra compose and call ``_member`` for each job; return the exit code of them together."""
     import hydra
-    from omegaconf import OmegaConf
 
     from src.survey import Survey
 
-    OmegaConf.register_new_resolver("times", lambda value, factor: value * factor, replace=True)
-    OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
+    register_resolvers()
+    Survey.reset()
     codes: list[int] = []
     errors: list[Exception] = []
 
@@ -58,6 +57,14 @@ def _hydra() -> int:
     if errors:
         raise errors[0]
     return max(codes, default=DONE)
+
+
+def register_resolvers() -> None:
+    """The two calculations that configs may use: ``${times:value,factor}`` and ``${share:count,share}``."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("times", lambda value, factor: value * factor, replace=True)
+    OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
 
 
 def _member(config: DictConfig) -> int:
@@ -158,13 +165,18 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Any:
         resolved: The composed config as plain dicts and lists.
         chosen: Hydra's choices: which file each group came from.
     """
+    from src.contracts import InputError
     from src.experiment import Part, Plan
     from src.methods.chain import Chain
     from src.training.recipe import Compute
 
+    if isinstance(resolved["seed"], bool) or not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
+        raise InputError(f"seed must be a whole number from 0, and is {resolved['seed']!r}")
     model_config = dict(resolved["model"])
     weights = model_config.pop("weights", None)
     training_config = dict(resolved["training"])
+    if weights and not Path(weights).expanduser().is_file():
+        raise InputError(f"model.weights: there is no file {weights}")
     compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
     compute = _instantiate({"training": compute_config}, "training", Compute.resolve)
     data = Part(_instantiate(resolved, "data"), resolved["data"])
@@ -202,6 +214,7 @@ def _instantiate(config: dict[str, Any], name: str, call: Any = None, key: str |
 
     from src.contracts import InputError
 
+    check_types(config[name], key or name)
     try:
         return call(**config[name]) if call is not None else instantiate(config[name], _convert_="all")
     except (ValueError, TypeError) as error:
@@ -212,6 +225,42 @@ def _instantiate(config: dict[str, Any], name: str, call: Any = None, key: str |
         if not isinstance(error, InstantiationException):
             raise
         raise InputError(command.explain_instantiation(error, key or name)) from error
+
+
+def check_types(config: Any, key: str) -> None:
+    """Compare plain values with the annotations of the constructors that will get them.
+
+    Raises:
+        InputError: A number, word or truth value stands where another is wanted; the full key is named.
+    """
+    import typing
+
+    from hydra.utils import get_object
+
+    from src.contracts import InputError
+
+    if isinstance(config, list):
+        for at, value in enumerate(config):
+            check_types(value, f"{key}.{at}")
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        check_types(value, f"{key}.{name}")
+    target = config.get("_target_")
+    if not isinstance(target, str) or not target.startswith("src."):
+        return
+    try:
+        hints = typing.get_type_hints(get_object(target).__init__)
+    except Exception:  # what cannot be found or read is reported when it is instantiated
+        return
+    spoken = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    for name, hint in hints.items():
+        value = config.get(name)
+        if hint in spoken and name in config:
+            fits = isinstance(value, accepted[hint]) and (hint is bool or not isinstance(value, bool))
+            if not fits:
+                raise InputError(f"{key}.{name} must be {spoken[hint]}, and is {value!r}")
 
 
 def _tracker(resolved: dict[str, Any], again: str, folder: Path, survey: Path | None) -> Any:

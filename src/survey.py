@@ -19,6 +19,13 @@ class Survey(Callback):
 
     folder: Path | None = None
 
+    @classmethod
+    def reset(cls) -> None:
+        """Forget an earlier survey of this process."""
+        cls.folder = None
+        os.environ.pop(MEMBERS, None)
+        os.environ.pop(STARTED, None)
+
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -60,10 +60,10 @@ def _download(root: Path, below: str, spoken: str, open_: Callable[..., Any]) ->
                 open_(Path(unfinished), download=True)
             shutil.move(str(Path(unfinished) / top), str(root / top))
     except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
         raise InputError(
-            f"{spoken} is not in {root} and could not be downloaded ({str(error).splitlines()[0]}). Three ways out: "
-            f"put {below} there, set DNNC_DATA to the folder that holds it, or try the same job on drawn images "
-            f"with data=shapes."
+            f"{spoken} is not in {root} and could not be downloaded ({reason}). Three ways out: put {below} there, "
+            f"set DNNC_DATA to the folder that holds it, or try the same job on drawn images with data=shapes."
         ) from error
 
 

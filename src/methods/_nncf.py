@@ -56,12 +56,13 @@ def adapt_batch_norm(model: nn.Module, images: Iterable[Tensor], batches: int) -
     nncf.batch_norm_adaptation(model, nncf.Dataset(list(images)), num_iterations=batches)
 
 
-def quantize(model: nn.Module, images: Iterable[Tensor], *, fast_bias_correction: bool) -> nn.Module:
+def quantize(model: nn.Module, images: Iterable[Tensor], *, bias_correction: bool) -> nn.Module:
     """Place symmetric INT8 quantizers (weights per channel, activations per tensor) and calibrate them.
 
     Args:
         model: Changed in place, in eval mode.
         images: Calibration batches ``[n, c, h, w]``; all are used.
+        bias_correction: Correct biases for the mean error on them.
     """
     batches = list(images)
     return nncf.quantize(
@@ -69,7 +70,7 @@ def quantize(model: nn.Module, images: Iterable[Tensor], *, fast_bias_correction
         nncf.Dataset(batches),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(batches),
-        fast_bias_correction=fast_bias_correction,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=not bias_correction),
     )
 
 

@@ -19,15 +19,15 @@ class QuantizeInt8:
     the float one. Zeros stay zeros, since scales are symmetric. Ends a chain: what comes out is no plain float network.
 
     Args:
-        fast_bias_correction: Correct each bias for the mean error that quantization makes on calibration images.
+        bias_correction: Correct each bias for the mean error that quantization makes on calibration images.
 
     Paper: Nagel et al. 2021, arXiv:2106.08295, sections 2.3 and 3.
     """
 
     ends_chain = "its result has integer weights, which no further step can change"
 
-    def __init__(self, *, fast_bias_correction: bool) -> None:
-        self.fast_bias_correction = fast_bias_correction
+    def __init__(self, *, bias_correction: bool) -> None:
+        self.bias_correction = bias_correction
         self._folded: list[tuple[str, str]] = []
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
@@ -37,7 +37,7 @@ class QuantizeInt8:
         if not images:
             raise ValueError("there is no calibration image: data.calibration_images must be at least 1")
         self._folded = fold_batch_norm(model, context.example_input)
-        quantized = _nncf.quantize(model, images, fast_bias_correction=self.fast_bias_correction)
+        quantized = _nncf.quantize(model, images, bias_correction=self.bias_correction)
         if not _nncf.config_of(quantized)["compression_state"]:
             raise ValueError("the network has no convolution and no dense layer: nothing was quantized")
         return quantized.eval()

@@ -239,6 +239,10 @@ class MlflowTracker:
             raise
         except Exception as error:  # MLflow lets through what its HTTP client, database and file system raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if "Max retries exceeded" in reason or "Connection" in type(error.__cause__ or error).__name__:
+                raise TrackingError(
+                    f"Nothing answers at tracking.uri={self.uri}; start the server, or choose tracking=off"
+                ) from error
             raise TrackingError(f"MLflow at {self.uri} failed: {reason[:300]}") from error
 
 

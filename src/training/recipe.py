@@ -39,6 +39,12 @@ class Recipe:
             raise ValueError(f"epochs must be at least 1, and is {self.epochs}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, and is {self.batch_size}")
+        import torch
+
+        try:
+            self.optimizer([torch.zeros(1, requires_grad=True)])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"optimizer: {error}") from error
         if self.keep not in KEEP:
             raise ValueError(f"keep must be one of {', '.join(KEEP)}, and is {self.keep}")
 

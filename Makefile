@@ -1,0 +1,42 @@
+# Python 3.11 to 3.13, make and a C++ compiler are all that a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: run test lint format bench lock clean
+
+run: $(INSTALLED)
+	@$(BIN)/python -m src.run +experiment=digits_quickstart
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.training
+
+# Pins everything in pyproject.toml, extras included, for Linux and macOS; names no download address.
+lock:
+	uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header \
+		--no-annotate -o requirements.lock
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
+		"Python 3.11 to 3.13 is needed, and $(PYTHON) is %d.%d: make PYTHON=python3.11 ..." % v)'
+	@echo "Making .venv from requirements.lock (about 7 GB; once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.lock
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

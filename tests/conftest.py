@@ -1,0 +1,39 @@
+"""What all tests share: one thread, no data folder from outside, one tiny drawn data set."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+from src.contracts import DataSplits
+from src.data.shapes import Shapes
+
+settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, so that tests share a machine; the user's data folder is not theirs."""
+    torch.set_num_threads(1)
+    monkeypatch.delenv("DNNC_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def splits() -> DataSplits:
+    """Drawn shapes of 3x16x16 pixels: 54 train, 6 validate, 20 test, 12 of the 54 calibrate."""
+    return Shapes(
+        train_images=60,
+        test_images=20,
+        side=16,
+        draw_seed=0,
+        root="data",
+        sha256=None,
+        validation_share=0.1,
+        calibration_images=12,
+        split_seed=0,
+        mean=None,
+        std=None,
+        augmentation=None,
+    ).load()

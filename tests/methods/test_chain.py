@@ -1,0 +1,25 @@
+"""Chains: order, names, and what cannot follow what."""
+
+from __future__ import annotations
+
+import pytest
+
+from src.methods.chain import Chain
+from src.methods.quantize_int8 import QuantizeInt8
+from tests.methods.test_prune import prune
+
+
+def test_steps_keep_their_order() -> None:
+    chain = Chain(name="both", steps={"prune": prune(), "quantize": QuantizeInt8(bias_correction=True)})
+    assert list(chain.steps) == ["prune", "quantize"]
+
+
+def test_a_step_after_integer_quantization_is_refused_with_an_order_that_works() -> None:
+    steps = {"quantize": QuantizeInt8(bias_correction=True), "prune": prune()}
+    with pytest.raises(ValueError, match=r"steps\.prune cannot follow steps\.quantize.*works: prune, quantize"):
+        Chain(name="wrong", steps=steps)
+
+
+def test_a_chain_must_have_a_name() -> None:
+    with pytest.raises(ValueError, match="name is missing"):
+        Chain(name=None, steps={})

@@ -1,0 +1,63 @@
+"""INT8 quantization: integers in the file, zeros kept, rebuilt to the bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from src.contracts import Context, DataSplits
+from src.methods.quantize_int8 import QuantizeInt8
+from src.models.resnet import CifarResNet
+from tests.methods.test_prune import Net, context, prune
+
+
+def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> None:
+    torch.manual_seed(0)
+    method = QuantizeInt8(bias_correction=False)
+    quantized = method.compress(Net().eval(), context(splits))
+    lowered = method.lower(quantized, context(splits).example_input)
+    assert method.weight_bits(quantized) == {"conv.weight": 8, "fc.weight": 8}
+    weight = quantized.get_parameter("conv.weight")
+    assert weight.shape == (8, 3, 3, 3)
+    images = torch.cat([batch for batch, _ in context(splits).calibration])
+    with torch.no_grad():
+        assert torch.allclose(lowered(images), quantized(images), atol=1e-5)
+
+
+def test_batch_norm_is_folded_before_quantizing(splits: DataSplits) -> None:
+    model = CifarResNet(depth=8, num_classes=10, in_channels=3).eval()
+    method = QuantizeInt8(bias_correction=True)
+    quantized = method.compress(model, context(splits))
+    assert not [m for m in quantized.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(method.structure(quantized)["folded"]) == 9
+
+
+def test_zeros_stay_zeros_in_the_integers(splits: DataSplits) -> None:
+    torch.manual_seed(0)
+    sparse = prune(sparsity=0.8).compress(Net().eval(), context(splits))
+    gone = sparse.get_parameter("fc.weight") == 0
+    method = QuantizeInt8(bias_correction=True)
+    quantized = method.compress(sparse, context(splits))
+    assert bool((quantized.get_parameter("fc.weight")[gone] == 0).all())
+
+
+def test_a_record_rebuilds_the_structure_and_the_outputs_to_the_bit(splits: DataSplits) -> None:
+    torch.manual_seed(0)
+    method = QuantizeInt8(bias_correction=True)
+    quantized = method.compress(Net().eval(), context(splits))
+    record = json.loads(json.dumps(method.structure(quantized)))
+    rebuilt = QuantizeInt8(bias_correction=True).rebuild(Net(), record)
+    rebuilt.load_state_dict(quantized.state_dict())
+    images = torch.cat([batch for batch, _ in context(splits).calibration])
+    with torch.no_grad():
+        assert torch.equal(rebuilt(images), quantized(images))
+
+
+def test_without_calibration_images_nothing_is_quantized(splits: DataSplits) -> None:
+    given = context(splits)
+    empty = Context([], given.loss, given.example_input, 0, given.fine_tune)
+    with pytest.raises(ValueError, match="no calibration image"):
+        QuantizeInt8(bias_correction=True).compress(Net().eval(), empty)

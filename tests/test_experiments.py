@@ -1,0 +1,78 @@
+"""Every experiment file composes, instantiates, and has the identities that it had."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.command import CONF
+from src.run import build_plan
+from src.stages.identity import identity
+from src.stages.specs import baseline_spec, export_spec, step_spec
+from src.training.recipe import Compute
+from tests.plans import composed
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+FROZEN = Path(__file__).parent / "frozen_identities.json"
+
+
+def members(name: str) -> list[list[str]]:
+    """The overrides of each member that an experiment's sweep names."""
+    text = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    swept = text.get("hydra", {}).get("sweeper", {}).get("params", {})
+    choices = [[f"{key}={value}" for value in str(values).split(",")] for key, values in swept.items()]
+    return [list(combination) for combination in product(*choices)]
+
+
+def identities(name: str, overrides: list[str]) -> dict[str, str]:
+    """The identity of each stage on a machine, code and library versions held fixed."""
+    resolved, chosen = composed([f"+experiment={name}", *overrides, "training.threads=1", "training.device=cpu"])
+    plan = build_plan(resolved, chosen)
+    fixed = {"compute": Compute("cpu", "float32", 1), "seed": plan.seed, "made_by": {"code": "0", "versions": {}}}
+    at = identity(
+        baseline_spec(
+            data=plan.data.config,
+            checksum="0" * 64,
+            model=plan.model.config,
+            training=plan.training.config,
+            weights_sha256=None,
+            **fixed,
+        )
+    )
+    named = {"baseline": at}
+    for step, method in plan.steps.items():
+        spec = step_spec(input_identity=at, method=method.config, loss=plan.training.config["loss"], **fixed)
+        named[step] = at = identity(spec)
+    for target, part in plan.targets.items():
+        spec = export_spec(input_identity=at, target=part.config, machine="a board", made_by=fixed["made_by"])
+        named[f"export {target}"] = identity(spec)
+    return named
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_instantiates_and_keeps_its_identities(name: str) -> None:
+    """A changed identity means that everybody's stages are made anew: change the file only when that is meant."""
+    frozen = json.loads(FROZEN.read_text())
+    for overrides in members(name):
+        assert identities(name, overrides) == frozen[" ".join([name, *overrides])]
+
+
+def test_no_experiment_sets_keys_of_a_method_other_than_its_own_chain() -> None:
+    for name in EXPERIMENTS:
+        text = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+        assert set(text.get("method", {})) <= {"name", "steps"}, name
+
+
+def test_every_config_says_in_a_line_what_it_is() -> None:
+    for path in CONF.glob("*/*.yaml"):
+        comments = [line for line in path.read_text().splitlines()[:2] if line.startswith("# ")]
+        assert [line for line in comments if not line.startswith("# @package")], path
+
+
+if __name__ == "__main__":  # python -m tests.test_experiments writes the identities anew
+    every = {" ".join([name, *o]): identities(name, o) for name in EXPERIMENTS for o in members(name)}
+    FROZEN.write_text(json.dumps(every, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,203 @@
+"""Training: to the bit repeatable, whatever cuts it off, and honest about which weights it kept."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src.contracts import DataSplits, Epoch, StepCallback
+from src.data.batches import TensorBatches, evaluation_batches
+from src.training.fit import Fitted, fit
+from src.training.losses import CrossEntropy
+from src.training.rates import WarmupCosine
+from src.training.recipe import Compute, Recipe
+
+
+class Listener:
+    """Hears of epochs and may interrupt."""
+
+    def __init__(self, interrupt_after: int | None = None) -> None:
+        self.interrupt_after = interrupt_after
+        self.epochs: list[Epoch] = []
+        self.resumed_at: int | None = None
+
+    def start(self, epochs: int, steps: int) -> None:
+        self.steps = steps
+
+    def resumed(self, epoch: int) -> None:
+        self.resumed_at = epoch
+
+    def step(self, epoch: int, step: int, loss: float) -> None:
+        if self.interrupt_after is not None and epoch > self.interrupt_after:
+            raise KeyboardInterrupt
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+    def stop(self) -> None:
+        return None
+
+
+def network(splits: DataSplits) -> nn.Module:
+    torch.manual_seed(0)
+    channels = splits.image_shape[0]
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3),
+        nn.Linear(32, len(splits.classes)),
+    )  # fmt: skip
+
+
+def train(
+    splits: DataSplits,
+    model: nn.Module,
+    checkpoint: Path,
+    listener: Any = None,
+    *,
+    epochs: int = 4,
+    keep: str = "last",
+    rate: float = 0.05,
+    precision: str = "float32",
+    callbacks: tuple[StepCallback, ...] = (),
+) -> Fitted:
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=4,
+        optimizer=partial(torch.optim.SGD, lr=rate, momentum=0.9),
+        rate=WarmupCosine(warmup=0.1),
+        loss=CrossEntropy(label_smoothing=0.1),
+        keep=keep,
+    )
+    batches = TensorBatches(
+        splits.train,
+        4,
+        mean=splits.mean,
+        std=splits.std,
+        augmentation=splits.augmentation,
+        shuffle_seed=7,
+        drop_last=True,
+    )
+    return fit(
+        model,
+        batches,
+        evaluation_batches(splits, splits.validation, batch_size=50),
+        recipe,
+        Compute("cpu", precision, 1),
+        seed=7,
+        checkpoint=checkpoint,
+        progress=listener or Listener(),
+        callbacks=callbacks,
+    )
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_an_interrupted_training_ends_at_the_same_weights(splits: DataSplits, tmp_path: Path, precision: str) -> None:
+    whole = network(splits)
+    train(splits, whole, tmp_path / "whole.ckpt", precision=precision)
+    cut = network(splits)
+    with pytest.raises(KeyboardInterrupt):
+        train(splits, cut, tmp_path / "cut.ckpt", Listener(interrupt_after=1), precision=precision)
+    torch.manual_seed(99)  # the state of the process must not matter
+    resumed, listener = network(splits), Listener()
+    fitted = train(splits, resumed, tmp_path / "cut.ckpt", listener, precision=precision)
+    assert listener.resumed_at == fitted.resumed_epoch == 2
+    assert [epoch.epoch for epoch in fitted.epochs] == [0, 1, 2, 3]
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+def test_a_finished_checkpoint_gives_its_weights_without_training(splits: DataSplits, tmp_path: Path) -> None:
+    first, second, listener = network(splits), network(splits), Listener()
+    train(splits, first, tmp_path / "c.ckpt")
+    fitted = train(splits, second, tmp_path / "c.ckpt", listener)
+    assert listener.epochs == []
+    assert len(fitted.epochs) == 4
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_the_best_epoch_is_kept_where_that_is_asked(splits: DataSplits, tmp_path: Path) -> None:
+    model = network(splits)
+    fitted = train(splits, model, tmp_path / "c.ckpt", epochs=6, keep="best")
+    accuracies = [epoch.validation_accuracy for epoch in fitted.epochs]
+    assert fitted.kept_epoch == accuracies.index(max(accuracies))
+    hits = total = 0
+    with torch.no_grad():
+        for images, labels in evaluation_batches(splits, splits.validation, batch_size=50):
+            hits += int((model(images).argmax(1) == labels).sum())
+            total += len(labels)
+    assert hits / total == pytest.approx(max(accuracies))
+
+
+def test_another_seed_of_the_order_gives_other_weights(splits: DataSplits, tmp_path: Path) -> None:
+    one, other = network(splits), network(splits)
+    train(splits, one, tmp_path / "a.ckpt", epochs=1)
+    batches = TensorBatches(splits.train, 4, mean=splits.mean, std=splits.std, shuffle_seed=8, drop_last=True)
+    recipe = Recipe(
+        epochs=1,
+        batch_size=4,
+        optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        rate=WarmupCosine(warmup=0.1),
+        loss=CrossEntropy(label_smoothing=0.1),
+        keep="last",
+    )
+    validation = evaluation_batches(splits, splits.validation, batch_size=50)
+    compute = Compute("cpu", "float32", 1)
+    fit(other, batches, validation, recipe, compute, seed=8, checkpoint=tmp_path / "b.ckpt", progress=Listener())
+    assert not torch.equal(weights(one)[0], weights(other)[0])
+
+
+def test_callbacks_see_every_step_and_its_share(splits: DataSplits, tmp_path: Path) -> None:
+    class Count(StepCallback):
+        def __init__(self) -> None:
+            self.before: list[float] = []
+            self.after: list[float] = []
+
+        def before_step(self, model: nn.Module, progress: float) -> None:
+            self.before.append(progress)
+
+        def after_step(self, model: nn.Module, progress: float) -> None:
+            self.after.append(progress)
+
+    count, listener = Count(), Listener()
+    train(splits, network(splits), tmp_path / "c.ckpt", listener, epochs=2, callbacks=(count,))
+    steps = listener.steps
+    assert steps == 2 * (len(splits.train) // 4)
+    assert count.before == [step / steps for step in range(steps)]
+    assert count.after == [(step + 1) / steps for step in range(steps)]
+
+
+def test_a_diverged_training_says_so(splits: DataSplits, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="diverged"):
+        train(splits, network(splits), tmp_path / "c.ckpt", rate=1e20)
+
+
+def test_label_smoothing_is_that_of_the_formula() -> None:
+    logits, labels = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    target = torch.full((5, 4), 0.2 / 4, dtype=torch.float64)
+    target[torch.arange(5), labels] += 0.8
+    expected = -(target * torch.log_softmax(logits, 1)).sum(1).mean()
+    assert torch.allclose(CrossEntropy(label_smoothing=0.2)(logits, labels, torch.empty(0)), expected)
+
+
+def test_the_rate_rises_and_falls_to_zero() -> None:
+    rate = WarmupCosine(warmup=0.2)
+    assert rate(0.0) < 0.01
+    assert rate(0.2) == pytest.approx(1)
+    assert rate(0.6) == pytest.approx(0.5)
+    assert rate(1.0) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "threads", "says"),
+    [("tpu", "auto", "auto", "device"), ("cpu", "int4", "auto", "precision"), ("cpu", "auto", 0, "threads")],
+)
+def test_compute_that_does_not_exist_is_refused(device: str, precision: str, threads: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Compute.resolve(device, precision, threads)
