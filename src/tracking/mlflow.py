@@ -22,6 +22,7 @@ from src.contracts import DataSplits, Epoch, Row, RunDescription, TrackingError
 from src.tracking.provenance import git_commit, versions
 
 PARENT = ".mlflow_parent"
+MODEL_PARAMS = ("variant", "target", "runtime", "precision", "data", "model", "identity", "sha256", "measured_at")
 SHORT = 250  # MLflow cuts longer parameters
 
 
@@ -62,50 +63,27 @@ class MlflowTracker:
         """Open the run; raises TrackingError within seconds where nothing answers."""
         from filelock import FileLock
         from mlflow import MlflowClient
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+        from mlflow.entities import DatasetInput, InputTag, Param
 
         self._variant, self._data = run.variant, run.data
-        with self._answering():
-            # One process at a time: two that create the same SQLite store crash each other.
-            with FileLock(Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock", mode=0o666):
-                self._client = MlflowClient(tracking_uri=self.uri)
-                self._experiment = self._experiment_id(run.experiment)
-                self._parent = self._parent_run(run)
-            tags = {
-                "variant": run.variant,
-                "model": run.model,
-                "data": run.data.name,
-                "git_commit": git_commit() or "",
-                "command": self.command,
-                "folder": str(self.folder),
-                **{f"version.{name}": version for name, version in versions().items()},
-            }
-            if self._parent:
-                tags["mlflow.parentRunId"] = self._parent
+        # One process at a time: two that create the same store, or write down the same data set, crash each other.
+        with self._answering(), FileLock(Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock", mode=0o666):
+            self._client = MlflowClient(tracking_uri=self.uri)
+            self._experiment = self._experiment_id(run.experiment)
+            self._parent = self._parent_run(run)
             name = f"{run.variant} {run.model} seed {run.seed}"
-            self._run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
+            self._run = self._client.create_run(self._experiment, tags=self._tags(run), run_name=name).info.run_id
             params = [Param(key, str(value)[:SHORT]) for key, value in _leaves(self.config)]
             for start in range(0, len(params), 100):
                 self._client.log_batch(self._run, params=params[start : start + 100])
-            parts = {"train": run.data.train, "validation": run.data.validation, "test": run.data.test}
-            profile = {part: len(images) for part, images in parts.items()}
-            self._dataset = (run.data.name, run.data.checksum[:32])
-            dataset = Dataset(
-                name=run.data.name,
-                digest=run.data.checksum[:32],
-                source_type="local",
-                source=json.dumps({"uri": run.data.name, "sha256": run.data.checksum}),
-                schema=json.dumps({"image": ["uint8", list(run.data.image_shape)], "classes": list(run.data.classes)}),
-                profile=json.dumps(profile),
-            )
-            self._client.log_inputs(
-                self._run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "train, test")])]
-            )
-            if self.system_metrics:
-                from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+            used = [DatasetInput(_dataset(run.data), [InputTag("mlflow.data.context", "train, test")])]
+            self._client.log_inputs(self._run, used)
+            self._dataset = (used[0].dataset.name, used[0].dataset.digest)
+        if self.system_metrics:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-                self._monitor = SystemMetricsMonitor(self._run, sampling_interval=5, tracking_uri=self.uri)
-                self._monitor.start()
+            self._monitor = SystemMetricsMonitor(self._run, sampling_interval=5, tracking_uri=self.uri)
+            self._monitor.start()
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
         from mlflow.entities import Metric
@@ -124,6 +102,10 @@ class MlflowTracker:
             # The variant's first target comes last, so that the run's plain ``accuracy`` is its own.
             own = [row for row in rows if row.variant == self._variant]
             for row in [*(row for row in rows if row.variant != self._variant), *own[::-1]]:
+                model = self._logged_before(row)
+                if model is not None:
+                    self._client.log_outputs(self._run, [LoggedModelOutput(model, step=0)])
+                    continue
                 model = self._log_model(row, folder)
                 self._client.log_outputs(self._run, [LoggedModelOutput(model, step=0)])
                 for key, value in _numbers(row).items():
@@ -146,6 +128,8 @@ class MlflowTracker:
                 for key, value in _numbers(row).items()
             ]
             self._client.log_batch(self._run, metrics=prefixed)
+            for key in ("identity", "machine"):
+                self._client.set_tag(self._run, key, getattr(rows[-1], key))
             self._client.log_artifacts(self._run, str(folder))
 
     def finish(self, status: str) -> None:
@@ -167,7 +151,22 @@ class MlflowTracker:
         location = None
         if self.uri.startswith("sqlite:///"):
             location = (Path(self.uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / name).as_uri()
-        return str(self._client.create_experiment(name, artifact_location=location))
+        # The kind opens MLflow's pages for model training, not those for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(name, artifact_location=location, tags=tags))
+
+    def _tags(self, run: RunDescription) -> dict[str, str]:
+        tags = {
+            "variant": run.variant,
+            "model": run.model,
+            "data": run.data.name,
+            "mlflow.source.name": self.command,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": git_commit() or "",
+            "folder": str(self.folder),
+            **{f"version.{name}": version for name, version in versions().items()},
+        }
+        return {**tags, "mlflow.parentRunId": self._parent} if self._parent else tags
 
     def _parent_run(self, run: RunDescription) -> str | None:
         """The survey's run, made by whichever member comes first."""
@@ -176,10 +175,20 @@ class MlflowTracker:
         noted = self.survey / PARENT
         if noted.exists():
             return noted.read_text()
-        tags = {"folder": str(self.survey), "git_commit": git_commit() or ""}
+        tags = {
+            "folder": str(self.survey),
+            "mlflow.source.git.commit": git_commit() or "",
+            "mlflow.source.type": "LOCAL",
+        }
         parent = self._client.create_run(self._experiment, tags=tags, run_name=f"survey {self.survey.name}")
         noted.write_text(parent.info.run_id)
         return str(parent.info.run_id)
+
+    def _logged_before(self, row: Row) -> str | None:
+        """The model of the very same file and measurement, as a survey's other members log the baseline's."""
+        asked = " and ".join(f"params.{key} = '{getattr(row, key)}'" for key in ("variant", "sha256", "measured_at"))
+        found = self._client.search_logged_models([self._experiment], filter_string=asked, max_results=1)
+        return str(found[0].model_id) if found else None
 
     def _log_model(self, row: Row, folder: Path) -> str:
         """Log the exported file as a model with a true signature, loadable by ``mlflow.pyfunc`` where it is ONNX."""
@@ -191,8 +200,8 @@ class MlflowTracker:
         data = self._data
         assert data is not None
         name = f"{row.variant}.{row.target}".replace(".", "-")
-        tags = {"sha256": row.sha256, "identity": row.identity, "precision": row.precision}
-        logged = self._client.create_logged_model(self._experiment, name=name, source_run_id=self._run, tags=tags)
+        params = {key: str(getattr(row, key)) for key in MODEL_PARAMS}
+        logged = self._client.create_logged_model(self._experiment, name=name, source_run_id=self._run, params=params)
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *data.image_shape), "image")]),
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(data.classes)), "logits")]),
@@ -244,6 +253,21 @@ class MlflowTracker:
                     f"Nothing answers at tracking.uri={self.uri}; start the server, or choose tracking=off"
                 ) from error
             raise TrackingError(f"MLflow at {self.uri} failed: {reason[:300]}") from error
+
+
+def _dataset(data: DataSplits) -> Any:
+    """The data set as an input of the run, its checksum as digest."""
+    from mlflow.entities import Dataset
+
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    return Dataset(
+        name=data.name,
+        digest=data.checksum[:32],
+        source_type="local",
+        source=json.dumps({"uri": data.name, "sha256": data.checksum}),
+        schema=json.dumps({"image": ["uint8", list(data.image_shape)], "classes": list(data.classes)}),
+        profile=json.dumps({part: len(images) for part, images in parts.items()}),
+    )
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def configured(name: str, shape: tuple[int, int, int], classes: int = 10, **sett
     if config._target_.startswith("src."):
         del config["weights"]
     builder = instantiate(config, _partial_=True, _convert_="all")
-    wanted = {key: value for key, value in known.items() if key in builder.func.__init__.__code__.co_varnames}
+    wanted = {key: value for key, value in known.items() if key in inspect.signature(builder).parameters}
     with torch.device("meta"):
         return builder(**(wanted or {"num_classes": classes})).eval()
 
