@@ -112,6 +112,7 @@ def gather_survey(folder: Path) -> dict[str, Any]:
     return {
         "experiment": next((result["experiment"] for result in results.values()), folder.parent.name),
         "members": sorted(results),
+        "tracking_uri": next((result["tracking_uri"] for result in results.values()), None),
         "rows": sorted(rows.values(), key=lambda row: row["variant"] != "baseline"),
         "failed": [{"member": member, **failure} for member, failure in failed.items()],
         "tracking_failed": sorted(m for m, r in results.items() if r["tracking_error"]),

@@ -134,6 +134,7 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
                 "overrides": overrides,
                 "budget_missed": misses,
                 "tracking_error": None,
+                "tracking_uri": resolved["tracking"].get("uri"),
             }
             results.write_results(folder, rows, header)
             if survey is not None:
@@ -154,7 +155,7 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
             plain = results.rows_of(folder)
             for line in ["", *table(plain), "", *remarks(plain), *misses]:
                 report.line(line)
-            report.line(f"Written: {_shown(folder)}    Compare: mlflow ui --backend-store-uri {_uri(resolved)}")
+            report.line(_written(folder, "", header["tracking_uri"]))
     return TRACKING_FAILED if tracker.failure is not None else BUDGET_MISSED if misses else DONE
 
 
@@ -288,10 +289,7 @@ def _conclude_survey(folder: Path) -> int:
         print(f"Budget missed by {member}: {'; '.join(misses)}")
     for failure in survey["failed"]:
         print(f"Failed: {failure['member']}: {failure['reason']}")
-    runs = len(survey["members"])
-    print(
-        f"Written: {_shown(folder)} (survey.json, {runs} runs)    Compare: mlflow ui --backend-store-uri sqlite:///mlflow.db"
-    )
+    print(_written(folder, f" (survey.json, {len(survey['members'])} runs)", survey["tracking_uri"]))
     if survey["failed"]:
         return FAILED
     if survey["tracking_failed"]:
@@ -318,8 +316,12 @@ def _shown(folder: Path) -> str:
     return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
 
 
-def _uri(resolved: dict[str, Any]) -> str:
-    return str(resolved["tracking"].get("uri", "sqlite:///mlflow.db"))
+def _written(folder: Path, what: str, uri: str | None) -> str:
+    """Where the results are, and how to compare them with others."""
+    if uri is None:
+        return f"Written: {_shown(folder)}{what}"
+    page = uri if uri.startswith("http") else f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}"
+    return f"Written: {_shown(folder)}{what}    Compare: {page.removeprefix(f'{Path.cwd()}/')}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +221,45 @@ def test_given_weights_are_the_baseline_as_they_are(commands: Commands) -> None:
     assert rows_of(second)[0]["accuracy"] == rows_of(first)[0]["accuracy"]
 
 
+def test_a_data_set_and_a_network_of_ones_own_need_no_edit(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "def leaf_net(num_classes, in_channels, width=4):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * width, num_classes))\n"
+    )
+    commands.patch.syspath_prepend(tmp_path)
+    own = ["data=custom", "data._target_=tests.own_data.Stripes", "model=custom", "model._target_=my_nets.leaf_net"]
+    said, folder = commands.run(*own, "method=prune_quantize", "training.epochs=3", "training.batch_size=20")
+    assert said.code == 0, said.err
+    rows = rows_of(folder)
+    assert {row["data"] for row in rows} == {"stripes"}
+    assert {row["model"] for row in rows} == {"leaf_net"}
+    assert set(rows[0]["accuracy_per_class"]) == {"across", "down"}
+    said, _ = commands.run(*own, "+model.width=8", "training.epochs=3", "training.batch_size=20")
+    assert "baseline trained" in said.out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's always full disk")
+def test_a_full_disk_gets_one_line(commands: Commands, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.yaml").symlink_to("/dev/full")
+    said = commands.call("run", "method=baseline", f"hydra.run.dir={out}", "tracking=off")
+    assert said.code == 2
+    assert said.err.splitlines() == ["No space left on device"]
+
+
+def test_a_stage_that_fails_leaves_no_half_file(tmp_path: Path) -> None:
+    from src.stages.store import StageStore
+
+    store = StageStore(tmp_path)
+    with pytest.raises(RuntimeError), store.hold("ab", tmp_path) as folder:  # noqa: PT012
+        (folder / "weights.safetensors.part").write_bytes(b"half")
+        raise RuntimeError("I/O error")
+    assert not (tmp_path / "ab").exists()
+
+
 def test_tracking_that_fails_late_keeps_the_results_and_exits_with_3(commands: Commands) -> None:
     said, folder = commands.run(
         "method=baseline", *FAST, "tracking._target_=tests.broken_tracker.BreaksAtTheEnd", tracking="tracking=off"
@@ -287,8 +327,6 @@ def test_predict_names_classes_with_any_exported_file(commands: Commands, tmp_pa
 
 
 def test_artifacts_lists_stages_and_removes_those_that_no_run_names(commands: Commands) -> None:
-    import shutil
-
     _, kept = commands.run("method=baseline", *FAST)
     _, dropped = commands.run("method=baseline", "seed=1", *FAST)
     said = commands.call("artifacts", "--artifacts", str(commands.artifacts))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.contracts import ImageSet
-from src.data.image_folder import decode_images
+from src.data.image_folder import decoded
 from src.data.images import ImageData
 from src.data.torchvision_sets import open_or_download
 
@@ -45,7 +45,7 @@ class Gtsrb(ImageData):
         for split in ("train", "test"):
             part = open_or_download(self.root, "GTSRB", partial(GTSRB, split=split))
             samples: list[tuple[str, int]] = part._samples
-            images = decode_images([Path(path) for path, _ in samples], (self.side, self.side), "RGB", self.name)
+            images = decoded([Path(path) for path, _ in samples], (self.side, self.side), "RGB", self.name)
             parts.append(ImageSet(images, torch.tensor([label for _, label in samples])))
             if split == "train":
                 self._tracks = torch.tensor(

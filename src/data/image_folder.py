@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +16,38 @@ from torch import Tensor
 from src.contracts import ImageSet, InputError
 from src.data.images import ImageData
 
+log = logging.getLogger(__name__)
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif"}
 MODES = {1: "L", 3: "RGB"}
+
+
+CACHED = 2000  # images from which decoding takes long enough to be worth a file
+
+
+def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
+    """``decode_images``, kept in the user's cache folder while the files stay as they are."""
+    import numpy as np
+
+    if len(paths) < CACHED:
+        return decode_images(paths, size, mode, name)
+    digest = hashlib.sha256(f"{size} {mode}".encode())
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = home / "dnn-compression" / f"{name}-{digest.hexdigest()[:16]}.npy"
+    if cache.exists():
+        return torch.from_numpy(np.load(cache))
+    images = decode_images(paths, size, mode, name)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part = cache.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, images.numpy())
+        os.replace(part, cache)
+    except OSError:  # no room or no right to write: decoded anew next time
+        log.info("%s: decoded images are not cached in %s", name, cache.parent)
+    return images
 
 
 def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
@@ -108,6 +141,4 @@ class ImageFolder(ImageData):
             labels += [label] * len(found)
         if not paths:
             raise InputError(f"data.root: no image lies in the class folders of {top} ({', '.join(sorted(ENDINGS))})")
-        return ImageSet(
-            decode_images(paths, (self.side, self.side), MODES[self.channels], self.name), torch.tensor(labels)
-        )
+        return ImageSet(decoded(paths, (self.side, self.side), MODES[self.channels], self.name), torch.tensor(labels))

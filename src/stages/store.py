@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import Any
 RECORD = "stage.json"
 WEIGHTS = "weights.safetensors"
 RUNS = "runs.txt"
+LOCKS = ".locks"
+FULL = 64 * 1024  # bytes left on a disk that is as good as full
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class StageStore:
         from filelock import FileLock
 
         folder = self.folder(identity)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / f".{identity}.lock"):
-            folder.mkdir(parents=True, exist_ok=True)
+        (self.root / LOCKS).mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / LOCKS / identity):
+            folder.mkdir(exist_ok=True)
             runs = folder / RUNS
             named = runs.read_text().splitlines() if runs.exists() else []
             if str(run) not in named:
@@ -70,7 +73,13 @@ class StageStore:
                     file.write(f"{run}\n")
             if self.refresh_before is not None and self._finished_at(folder) < self.refresh_before:
                 self._empty(folder)
-            yield folder
+            try:
+                yield folder
+            except BaseException as error:
+                self._tidy(folder)
+                if isinstance(error, Exception) and shutil.disk_usage(self.root).free < FULL:
+                    raise OSError(errno.ENOSPC, "the disk is full", str(self.root)) from error
+                raise
 
     def find(self, identity: str) -> dict[str, Any] | None:
         """The record of a finished stage, else None."""
@@ -114,15 +123,22 @@ class StageStore:
         """Remove a stage's folder; one that a process holds just now is waited for."""
         from filelock import FileLock
 
-        lock = self.root / f".{stage.identity}.lock"
-        with FileLock(lock):
+        (self.root / LOCKS).mkdir(exist_ok=True)
+        with FileLock(self.root / LOCKS / stage.identity):
             shutil.rmtree(self.folder(stage.identity))
-        lock.unlink(missing_ok=True)
 
     @staticmethod
     def _finished_at(folder: Path) -> float:
         record = folder / RECORD
         return record.stat().st_mtime if record.exists() else time.time()
+
+    @staticmethod
+    def _tidy(folder: Path) -> None:
+        """Leave no half-written file, and no folder of a stage that got nowhere."""
+        for part in folder.glob("*.part"):
+            part.unlink()
+        if {path.name for path in folder.iterdir()} <= {RUNS}:
+            shutil.rmtree(folder)
 
     @staticmethod
     def _empty(folder: Path) -> None:

@@ -1,0 +1,268 @@
+"""The folder of stages."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+
+from src.stages.store import RUNS, WEIGHTS, StageStore
+
+ID, OTHER = "0123456789abcdef", "fedcba9876543210"
+RECORD: dict[str, Any] = {"kind": "baseline", "validation_accuracy": 0.75, "epochs": [{"epoch": 0}], "layers": None}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StageStore:
+    return StageStore(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def make(store: StageStore, run: Path, identity: str = ID, *, finished_at: float | None = None) -> Path:
+    """A finished stage with weights; ``finished_at`` in seconds since 1970, else now."""
+    with store.hold(identity, run) as folder:
+        (folder / WEIGHTS).write_bytes(bytes(100))
+        store.finish(identity, RECORD)
+    if finished_at is not None:
+        os.utime(folder / "stage.json", (finished_at, finished_at))
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Finding and finishing ----------------------------------------------------------------------------
+
+
+def test_nothing_is_found_before_finish_and_the_record_after_it(store: StageStore, run: Path) -> None:
+    assert store.find(ID) is None
+    with store.hold(ID, run):
+        assert store.find(ID) is None
+        store.finish(ID, RECORD)
+        assert store.find(ID) == RECORD
+    assert store.find(ID) == RECORD
+    assert store.find(OTHER) is None
+
+
+def test_a_stage_lies_in_a_folder_of_its_name(store: StageStore, run: Path, tmp_path: Path) -> None:
+    folder = make(store, run)
+    assert folder == store.folder(ID) == (tmp_path / "artifacts" / ID)
+    assert names(folder) == [RUNS, "stage.json", WEIGHTS]
+
+
+def test_finish_drops_checkpoints_and_keeps_the_rest(store: StageStore, run: Path) -> None:
+    with store.hold(ID, run) as folder:
+        for name in ("training.ckpt", "fine_tune_0.ckpt", "model.onnx.part", WEIGHTS, "model.onnx"):
+            (folder / name).write_bytes(b"x")
+        store.finish(ID, RECORD)
+    assert names(folder) == ["model.onnx", RUNS, "stage.json", WEIGHTS]
+
+
+def test_a_stage_that_was_cut_off_keeps_its_checkpoints(store: StageStore, run: Path) -> None:
+    def cut_off() -> None:
+        with store.hold(ID, run) as folder:
+            (folder / "training.ckpt").write_bytes(b"epoch 3")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_off()
+    with store.hold(ID, run) as folder:
+        assert (folder / "training.ckpt").read_bytes() == b"epoch 3"
+        assert store.find(ID) is None
+
+
+def test_another_store_at_the_same_place_finds_the_stage(store: StageStore, run: Path, tmp_path: Path) -> None:
+    make(store, run)
+    assert StageStore(tmp_path / "artifacts").find(ID) == RECORD
+
+
+def test_a_store_is_made_when_its_first_stage_is(store: StageStore, run: Path) -> None:
+    assert not store.root.exists()
+    assert store.stages() == []
+    make(store, run)
+    assert store.root.is_dir()
+
+
+def test_a_store_stays_where_it_was_when_the_working_folder_changes(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = StageStore(Path("artifacts"))
+    monkeypatch.chdir(run)
+    assert make(store, run) == tmp_path / "artifacts" / ID
+
+
+# Runs ---------------------------------------------------------------------------------------------
+
+
+def test_every_run_that_names_a_stage_is_written_down_once(store: StageStore, run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for by in (run, other, run):
+        with store.hold(ID, by):
+            pass
+    assert (store.folder(ID) / RUNS).read_text().splitlines() == [str(run), str(other)]
+    (stage,) = store.stages()
+    assert stage.runs == (str(run), str(other))
+
+
+def test_a_run_whose_folder_is_gone_is_not_listed(store: StageStore, run: Path) -> None:
+    make(store, run)
+    run.rmdir()
+    assert store.stages()[0].runs == ()
+
+
+# Refreshing ---------------------------------------------------------------------------------------
+
+
+def test_refreshing_empties_only_stages_that_are_older(store: StageStore, run: Path, tmp_path: Path) -> None:
+    now = time.time()
+    make(store, run, ID, finished_at=now - 100)
+    make(store, run, OTHER, finished_at=now + 100)
+    refreshing = StageStore(tmp_path / "artifacts", refresh_before=now)
+    with refreshing.hold(ID, run) as folder:
+        assert refreshing.find(ID) is None
+        assert names(folder) == [RUNS]
+    with refreshing.hold(OTHER, run) as folder:
+        assert refreshing.find(OTHER) == RECORD
+        assert names(folder) == [RUNS, "stage.json", WEIGHTS]
+
+
+def test_what_a_refreshing_run_has_made_it_finds_again(store: StageStore, run: Path, tmp_path: Path) -> None:
+    make(store, run, finished_at=time.time() - 100)
+    refreshing = StageStore(tmp_path / "artifacts", refresh_before=time.time() - 50)
+    make(refreshing, run)
+    with refreshing.hold(ID, run):
+        assert refreshing.find(ID) == RECORD
+
+
+def test_refreshing_keeps_the_runs(store: StageStore, run: Path, tmp_path: Path) -> None:
+    make(store, run, finished_at=time.time() - 100)
+    other = tmp_path / "other"
+    other.mkdir()
+    with StageStore(tmp_path / "artifacts", refresh_before=time.time()).hold(ID, other) as folder:
+        assert (folder / RUNS).read_text().splitlines() == [str(run), str(other)]
+
+
+def test_without_refreshing_the_oldest_stage_is_found(store: StageStore, run: Path) -> None:
+    make(store, run, finished_at=1)
+    with store.hold(ID, run):
+        assert store.find(ID) == RECORD
+
+
+def test_refreshing_leaves_the_checkpoints_of_an_unfinished_stage(store: StageStore, run: Path, tmp_path: Path) -> None:
+    with store.hold(ID, run) as folder:
+        (folder / "training.ckpt").write_bytes(b"epoch 3")
+    with StageStore(tmp_path / "artifacts", refresh_before=time.time() - 1).hold(ID, run) as folder:
+        assert (folder / "training.ckpt").exists()
+
+
+# Listing and removing -----------------------------------------------------------------------------
+
+
+def test_stages_are_listed_with_their_record_and_size_the_newest_first(store: StageStore, run: Path) -> None:
+    old, new = make(store, run, ID), make(store, run, OTHER)
+    for path in old.iterdir():
+        os.utime(path, (1000, 1000))
+    listed = store.stages()
+    assert [stage.identity for stage in listed] == [OTHER, ID]
+    assert [stage.record for stage in listed] == [RECORD, RECORD]
+    assert listed[1].changed == 1000
+    assert listed[1].size_bytes == sum(path.stat().st_size for path in old.iterdir())
+    assert listed[1].size_bytes > 100
+    assert new.is_dir()
+
+
+def test_an_unfinished_stage_is_listed_without_a_record(store: StageStore, run: Path) -> None:
+    with store.hold(ID, run) as folder:
+        (folder / "training.ckpt").write_bytes(bytes(10))
+    (stage,) = store.stages()
+    assert (stage.identity, stage.record) == (ID, None)
+
+
+def test_locks_and_strange_files_are_no_stages(store: StageStore, run: Path) -> None:
+    make(store, run)
+    (store.root / ".hidden").mkdir()
+    (store.root / "notes.txt").write_text("mine")
+    assert [stage.identity for stage in store.stages()] == [ID]
+
+
+def test_removing_a_stage_removes_its_folder_and_lock_and_nothing_else(store: StageStore, run: Path) -> None:
+    make(store, run, ID)
+    make(store, run, OTHER)
+    store.remove(next(stage for stage in store.stages() if stage.identity == ID))
+    assert store.find(ID) is None
+    assert store.find(OTHER) == RECORD
+    assert not [path.name for path in store.root.iterdir() if ID in path.name]
+    assert run.is_dir()
+
+
+def test_a_removed_stage_can_be_made_again(store: StageStore, run: Path) -> None:
+    make(store, run)
+    store.remove(store.stages()[0])
+    make(store, run)
+    assert store.find(ID) == RECORD
+
+
+# Together with others -----------------------------------------------------------------------------
+
+
+def test_a_held_stage_keeps_others_out_and_other_stages_are_free(store: StageStore, run: Path) -> None:
+    with store.hold(ID, run):
+        with pytest.raises(Timeout):
+            FileLock(store.root / f".{ID}.lock", timeout=0).acquire()
+        with store.hold(OTHER, run):
+            assert store.folder(OTHER).is_dir()
+    with FileLock(store.root / f".{ID}.lock", timeout=0) as free:
+        assert free.is_locked
+
+
+def in_thread(work: Any) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_a_second_run_waits_and_finds_what_the_first_has_made(store: StageStore, run: Path) -> None:
+    found = []
+
+    def second() -> None:
+        with store.hold(ID, run):
+            found.append(store.find(ID))
+
+    with store.hold(ID, run):
+        thread = in_thread(second)
+        time.sleep(0.2)
+        assert found == []
+        store.finish(ID, RECORD)
+    thread.join(10)
+    assert found == [RECORD]
+
+
+def test_a_stage_that_is_held_is_not_removed_until_it_is_free(store: StageStore, run: Path) -> None:
+    make(store, run)
+    stage = store.stages()[0]
+    with store.hold(ID, run) as folder:
+        thread = in_thread(lambda: store.remove(stage))
+        time.sleep(0.2)
+        assert (folder / WEIGHTS).exists()
+    thread.join(10)
+    assert not folder.exists()
+
+
+def test_the_stage_is_free_again_after_a_failure(store: StageStore, run: Path) -> None:
+    with pytest.raises(RuntimeError, match="diverged"), store.hold(ID, run):
+        raise RuntimeError("training diverged")
+    with FileLock(store.root / f".{ID}.lock", timeout=0) as free:
+        assert free.is_locked
