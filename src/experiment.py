@@ -134,11 +134,11 @@ class Experiment:
             TrackingError: Nothing answers at the tracking address before work begins.
         """
         plan = self.plan
+        use_compute(plan.compute)  # first of all: threads that a computation starts inherit it
         splits = plan.data.value.load()
         build_model(plan.model.value, splits, plan.seed)  # a misfit must not cost a training
         self.tracker.start(RunDescription(plan.name, plan.variant, plan.model_name, plan.seed, splits))
         self.report.begin(plan.name, plan.variant, plan.model_name, splits, plan.seed)
-        use_compute(plan.compute)
         made = [self._baseline(splits)]
         for name, step in plan.steps.items():
             made.append(self._step(name, step, made[-1], splits))

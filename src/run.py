@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +39,7 @@ def _hydra() -> int:
     """Let Hydra compose and call ``_member`` for each job; return the exit code of them together."""
     import hydra
 
+    from src.composition import register_resolvers
     from src.survey import Survey
 
     register_resolvers()
@@ -57,14 +61,6 @@ def _hydra() -> int:
     if errors:
         raise errors[0]
     return max(codes, default=DONE)
-
-
-def register_resolvers() -> None:
-    """The two calculations that configs may use: ``${times:value,factor}`` and ``${share:count,share}``."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.register_new_resolver("times", lambda value, factor: value * factor, replace=True)
-    OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
 
 
 def _member(config: DictConfig) -> int:
@@ -93,22 +89,23 @@ def _member(config: DictConfig) -> int:
 
 
 def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
+    """Build the plan, run it, write its results; return the exit code."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from src import results
-    from src.console import only_ours, remarks, table
+    from src.console import only_ours
     from src.survey import MEMBERS, STARTED
 
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     hydra_config = HydraConfig.get()
-    chosen = dict(hydra_config.runtime.choices)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
     overrides = list(hydra_config.overrides.task)
-    again = " ".join(["python -m src.run", *map(_quoted, overrides), *(["hydra.mode=RUN"] if survey else [])])
+    again = " ".join(["python -m src.run", *map(shlex.quote, overrides), *(["hydra.mode=RUN"] if survey else [])])
     prefix = f"[{hydra_config.job.num + 1}/{os.environ.get(MEMBERS, '?')}] " if survey else ""
     refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
     with only_ours(folder / "run.log", verbose=resolved["verbose"]) as terminal:
+        from src import results
+        from src.composition import build, build_plan, build_tracker
         from src.console import Report
         from src.experiment import Experiment
         from src.stages.store import StageStore
@@ -116,14 +113,13 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
         from src.tracking.provenance import git_commit
 
         report = Report(terminal, prefix)
-        plan = build_plan(resolved, chosen)
-        budget = _instantiate(resolved, "budget", results.Budget)
-        tracker = Guard(_tracker(resolved, again, folder, survey))
+        plan = build_plan(resolved, dict(hydra_config.runtime.choices))
+        budget = build(resolved, "budget", results.Budget)
+        tracker = Guard(build_tracker(resolved, again, folder, survey))
+        store = StageStore(Path(resolved["artifacts"]), refresh_before)
         status = "FAILED"
         try:
-            store = StageStore(Path(resolved["artifacts"]), refresh_before)
-            experiment = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder)
-            rows = experiment.run()
+            rows = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder).run()
             misses = budget.misses(rows)
             header = {
                 "identity": rows[-1].identity,
@@ -136,9 +132,7 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
                 "tracking_error": None,
                 "tracking_uri": resolved["tracking"].get("uri"),
             }
-            results.write_results(folder, rows, header)
-            if survey is not None:
-                results.write_survey(survey)
+            results.write_results(folder, rows, header, survey)
             tracker.rows(rows, folder)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -147,134 +141,16 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
         finally:
             tracker.finish(status)
         if tracker.failure is not None:
-            results.write_results(folder, rows, {**header, "tracking_error": tracker.failure})
-            if survey is not None:
-                results.write_survey(survey)
+            results.write_results(folder, rows, {**header, "tracking_error": tracker.failure}, survey)
             report.line(f"{tracker.failure}. The results are complete in {_shown(folder)}.")
         if survey is None:
-            plain = results.rows_of(folder)
-            for line in ["", *table(plain), "", *remarks(plain), *misses]:
-                report.line(line)
-            report.line(_written(folder, "", header["tracking_uri"]))
+            _show(report.line, results.rows_of(folder), misses, _written(folder, "", header["tracking_uri"]))
     return TRACKING_FAILED if tracker.failure is not None else BUDGET_MISSED if misses else DONE
-
-
-def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Any:
-    """Build every object of an experiment from a resolved config, before any work.
-
-    Args:
-        resolved: The composed config as plain dicts and lists.
-        chosen: Hydra's choices: which file each group came from.
-    """
-    from src.contracts import InputError
-    from src.experiment import Part, Plan
-    from src.methods.chain import Chain
-    from src.training.recipe import Compute
-
-    if isinstance(resolved["seed"], bool) or not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
-        raise InputError(f"seed must be a whole number from 0, and is {resolved['seed']!r}")
-    model_config = dict(resolved["model"])
-    weights = model_config.pop("weights", None)
-    training_config = dict(resolved["training"])
-    if weights and not Path(weights).expanduser().is_file():
-        raise InputError(f"model.weights: there is no file {weights}")
-    compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
-    compute = _instantiate({"training": compute_config}, "training", Compute.resolve)
-    data = Part(_instantiate(resolved, "data"), resolved["data"])
-    model = Part(_instantiate({"model": {**model_config, "_partial_": True}}, "model"), model_config)
-    training = Part(_instantiate({"training": training_config}, "training"), training_config)
-    method = _instantiate(resolved, "method")
-    if isinstance(method, Chain):
-        variant = method.name
-        steps = {name: Part(step, resolved["method"]["steps"][name]) for name, step in method.steps.items()}
-    else:
-        variant = chosen["method"]
-        steps = {variant: Part(method, resolved["method"])}
-    targets = {
-        name: Part(_instantiate(resolved["target"], name, key=f"target.{name}"), config)
-        for name, config in resolved["target"].items()
-    }
-    return Plan(
-        name=chosen.get("experiment") or "run",
-        variant=variant,
-        seed=resolved["seed"],
-        data=data,
-        model=model,
-        model_name=chosen["model"] if chosen["model"] != "custom" else model_config["_target_"].rpartition(".")[2],
-        weights=Path(weights).expanduser() if weights else None,
-        training=training,
-        compute=compute,
-        steps=steps,
-        targets=targets,
-    )
-
-
-def _instantiate(config: dict[str, Any], name: str, call: Any = None, key: str | None = None) -> Any:
-    """Instantiate ``config[name]``; a mistake surfaces with the full key in front."""
-    from hydra.utils import instantiate
-
-    from src.contracts import InputError
-
-    check_types(config[name], key or name)
-    try:
-        return call(**config[name]) if call is not None else instantiate(config[name], _convert_="all")
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{key or name}.{error}") from error
-    except Exception as error:
-        from hydra.errors import InstantiationException
-
-        if not isinstance(error, InstantiationException):
-            raise
-        raise InputError(command.explain_instantiation(error, key or name)) from error
-
-
-def check_types(config: Any, key: str) -> None:
-    """Compare plain values with the annotations of the constructors that will get them.
-
-    Raises:
-        InputError: A number, word or truth value stands where another is wanted; the full key is named.
-    """
-    import typing
-
-    from hydra.utils import get_object
-
-    from src.contracts import InputError
-
-    if isinstance(config, list):
-        for at, value in enumerate(config):
-            check_types(value, f"{key}.{at}")
-    if not isinstance(config, dict):
-        return
-    for name, value in config.items():
-        check_types(value, f"{key}.{name}")
-    target = config.get("_target_")
-    if not isinstance(target, str) or not target.startswith("src."):
-        return
-    try:
-        hints = typing.get_type_hints(get_object(target).__init__)
-    except Exception:  # what cannot be found or read is reported when it is instantiated
-        return
-    spoken = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
-    for name, hint in hints.items():
-        value = config.get(name)
-        if hint in spoken and name in config:
-            fits = isinstance(value, accepted[hint]) and (hint is bool or not isinstance(value, bool))
-            if not fits:
-                raise InputError(f"{key}.{name} must be {spoken[hint]}, and is {value!r}")
-
-
-def _tracker(resolved: dict[str, Any], again: str, folder: Path, survey: Path | None) -> Any:
-    from hydra.utils import instantiate
-
-    make = instantiate(resolved["tracking"], _convert_="all")
-    return make(config=resolved, command=again, folder=folder, survey=survey) if callable(make) else make
 
 
 def _conclude_survey(folder: Path) -> int:
     """Print a survey's table, its failures and what to do next; return its exit code."""
     from src import results
-    from src.console import remarks, table
 
     survey = results.write_survey(folder)
     reasons = list(dict.fromkeys(failure["reason"] for failure in survey["failed"]))
@@ -283,13 +159,10 @@ def _conclude_survey(folder: Path) -> int:
         for reason in reasons:
             print(reason, file=sys.stderr)
         return WRONG_INPUT if reasons and all_input else FAILED
-    for line in ["", *table(survey["rows"]), "", *remarks(survey["rows"])]:
-        print(line)
-    for member, misses in survey["budget_missed"].items():
-        print(f"Budget missed by {member}: {'; '.join(misses)}")
-    for failure in survey["failed"]:
-        print(f"Failed: {failure['member']}: {failure['reason']}")
-    print(_written(folder, f" (survey.json, {len(survey['members'])} runs)", survey["tracking_uri"]))
+    notes = [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey["budget_missed"].items()]
+    notes += [f"Failed: {failure['member']}: {failure['reason']}" for failure in survey["failed"]]
+    written = _written(folder, f" (survey.json, {len(survey['members'])} runs)", survey["tracking_uri"])
+    _show(print, survey["rows"], notes, written)
     if survey["failed"]:
         return FAILED
     if survey["tracking_failed"]:
@@ -297,19 +170,19 @@ def _conclude_survey(folder: Path) -> int:
     return BUDGET_MISSED if survey["budget_missed"] else DONE
 
 
+def _show(line: Callable[[str], None], rows: list[dict[str, Any]], notes: list[str], written: str) -> None:
+    """The table, what could be misread in it, what fell short, and where it all is."""
+    from src.console import remarks, table
+
+    for text in ["", *table(rows), "", *remarks(rows), *notes, written]:
+        line(text)
+
+
 def _discard(folder: Path) -> None:
     """Remove a run's folder in which nothing was made."""
-    import shutil
-
     made = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.log", "config.yaml")]
     if not made:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _quoted(override: str) -> str:
-    import shlex
-
-    return shlex.quote(override)
 
 
 def _shown(folder: Path) -> str:

@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from src.command import CONF
+from src.composition import build_plan, register_resolvers
 from src.console import Report
 from src.experiment import Experiment, Plan
-from src.run import build_plan, register_resolvers
 from src.stages.store import StageStore
 from src.tracking.off import Off
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from src.command import CONF
-from src.run import build_plan
+from src.composition import build_plan
 from src.stages.identity import identity
 from src.stages.specs import baseline_spec, export_spec, step_spec
 from src.training.recipe import Compute

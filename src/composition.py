@@ -1,0 +1,131 @@
+"""From a composed config to the objects of an experiment, before any work: every mistake surfaces with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src import command
+
+if TYPE_CHECKING:
+    from src.experiment import Plan
+
+
+def register_resolvers() -> None:
+    """The two calculations that configs may use: ``${times:value,factor}`` and ``${share:count,share}``."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("times", lambda value, factor: value * factor, replace=True)
+    OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
+
+
+def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
+    """Build every object of an experiment from a resolved config, before any work.
+
+    Args:
+        resolved: The composed config as plain dicts and lists.
+        chosen: Hydra's choices: which file each group came from.
+    """
+    from src.contracts import InputError
+    from src.experiment import Part, Plan
+    from src.methods.chain import Chain
+    from src.training.recipe import Compute
+
+    if isinstance(resolved["seed"], bool) or not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
+        raise InputError(f"seed must be a whole number from 0, and is {resolved['seed']!r}")
+    model_config = dict(resolved["model"])
+    weights = model_config.pop("weights", None)
+    training_config = dict(resolved["training"])
+    if weights and not Path(weights).expanduser().is_file():
+        raise InputError(f"model.weights: there is no file {weights}")
+    compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
+    compute = build({"training": compute_config}, "training", Compute.resolve)
+    data = Part(build(resolved, "data"), resolved["data"])
+    model = Part(build({"model": {**model_config, "_partial_": True}}, "model"), model_config)
+    training = Part(build({"training": training_config}, "training"), training_config)
+    method = build(resolved, "method")
+    if isinstance(method, Chain):
+        variant = method.name
+        steps = {name: Part(step, resolved["method"]["steps"][name]) for name, step in method.steps.items()}
+    else:
+        variant = chosen["method"]
+        steps = {variant: Part(method, resolved["method"])}
+    targets = {
+        name: Part(build(resolved["target"], name, key=f"target.{name}"), config)
+        for name, config in resolved["target"].items()
+    }
+    return Plan(
+        name=chosen.get("experiment") or "run",
+        variant=variant,
+        seed=resolved["seed"],
+        data=data,
+        model=model,
+        model_name=chosen["model"] if chosen["model"] != "custom" else model_config["_target_"].rpartition(".")[2],
+        weights=Path(weights).expanduser() if weights else None,
+        training=training,
+        compute=compute,
+        steps=steps,
+        targets=targets,
+    )
+
+
+def build(config: dict[str, Any], name: str, call: Any = None, key: str | None = None) -> Any:
+    """Instantiate ``config[name]``; a mistake surfaces with the full key in front."""
+    from hydra.utils import instantiate
+
+    from src.contracts import InputError
+
+    check_types(config[name], key or name)
+    try:
+        return call(**config[name]) if call is not None else instantiate(config[name], _convert_="all")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{key or name}.{error}") from error
+    except Exception as error:
+        from hydra.errors import InstantiationException
+
+        if not isinstance(error, InstantiationException):
+            raise
+        raise InputError(command.explain_instantiation(error, key or name)) from error
+
+
+def check_types(config: Any, key: str) -> None:
+    """Compare plain values with the annotations of the constructors that will get them.
+
+    Raises:
+        InputError: A number, word or truth value stands where another is wanted; the full key is named.
+    """
+    import typing
+
+    from hydra.utils import get_object
+
+    from src.contracts import InputError
+
+    if isinstance(config, list):
+        for at, value in enumerate(config):
+            check_types(value, f"{key}.{at}")
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        check_types(value, f"{key}.{name}")
+    target = config.get("_target_")
+    if not isinstance(target, str) or not target.startswith("src."):
+        return
+    try:
+        hints = typing.get_type_hints(get_object(target).__init__)
+    except Exception:  # what cannot be found or read is reported when it is instantiated
+        return
+    spoken = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    for name, hint in hints.items():
+        value = config.get(name)
+        if hint in spoken and name in config:
+            fits = isinstance(value, accepted[hint]) and (hint is bool or not isinstance(value, bool))
+            if not fits:
+                raise InputError(f"{key}.{name} must be {spoken[hint]}, and is {value!r}")
+
+
+def build_tracker(resolved: dict[str, Any], again: str, folder: Path, survey: Path | None) -> Any:
+    from hydra.utils import instantiate
+
+    make = instantiate(resolved["tracking"], _convert_="all")
+    return make(config=resolved, command=again, folder=folder, survey=survey) if callable(make) else make
