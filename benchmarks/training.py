@@ -11,11 +11,14 @@ augmentation by torchvision's transforms. Figures on other machines differ; thei
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import statistics
+import struct
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -202,6 +205,7 @@ class _Terminal:
         import threading
 
         self.main, child = os.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))  # without a size nothing is drawn
         self.stream = os.fdopen(child, "w", buffering=1)
         self.reader = threading.Thread(target=self._drain, daemon=True)
         self.reader.start()

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from src.contracts import InputError, TrackingError, first_line
+
 CONF = Path(__file__).parent.parent / "conf"
 DONE, FAILED, WRONG_INPUT, TRACKING_FAILED, BUDGET_MISSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -43,8 +45,6 @@ def explain(error: BaseException) -> tuple[str, int]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from src.contracts import InputError, TrackingError
-
     if isinstance(error, (InputError, TrackingError)):
         return str(error), WRONG_INPUT
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -53,7 +53,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return explain_os(error), WRONG_INPUT
     last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     where = f" ({Path(last.filename).name}:{last.lineno})" if last else ""
-    reason = str(error).splitlines()[0] if str(error) else ""
+    reason = first_line(error)
     return f"Unexpected {type(error).__name__}: {reason}{where}. HYDRA_FULL_ERROR=1 shows all of it.", FAILED
 
 
@@ -94,7 +94,7 @@ def _missing_config(error: BaseException) -> str:
     if not options and (CONF / group).is_dir():
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if not options:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return f"There is no {group or 'config'} '{name}'.{_nearest(name, options)}"
 
 

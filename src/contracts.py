@@ -21,6 +21,12 @@ class TrackingError(Exception):
     """The tracking store refused or did not answer; results stay on disk (exit 3)."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 # Data ---------------------------------------------------------------------------------------------
 
 
@@ -264,7 +270,7 @@ class Role(Enum):
     """What an operation does to memory when a runtime executes it."""
 
     COMPUTE = "writes new memory"
-    IN_PLACE = "element-wise: overwrites its input where nobody else reads it"
+    IN_PLACE = "element-wise: overwrites an input that nobody reads later"
     MOVING = "reshapes or copies nothing"
     POOLING = "writes new memory, of its input's type"
     QUANTIZE = "turns floats into integers, fused into the operation before it"

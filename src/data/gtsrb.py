@@ -13,7 +13,7 @@ from torch import Tensor
 from src.contracts import ImageSet
 from src.data.image_folder import decoded
 from src.data.images import ImageData
-from src.data.torchvision_sets import open_or_download
+from src.data.torchvision_sets import damaged, open_or_download
 
 
 class Gtsrb(ImageData):
@@ -41,16 +41,18 @@ class Gtsrb(ImageData):
     def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
         from torchvision.datasets import GTSRB
 
+        opened = open_or_download(self.root, "GTSRB", [partial(GTSRB, split="train"), partial(GTSRB, split="test")])
         parts = []
-        for split in ("train", "test"):
-            part = open_or_download(self.root, "GTSRB", partial(GTSRB, split=split))
+        for part in opened:
             samples: list[tuple[str, int]] = part._samples
             images = decoded([Path(path) for path, _ in samples], (self.side, self.side), "RGB", self.name)
             parts.append(ImageSet(images, torch.tensor([label for _, label in samples])))
-            if split == "train":
-                self._tracks = torch.tensor(
-                    [label * 10_000 + int(Path(path).stem.split("_")[0]) for path, label in samples]
-                )
+        paths = [Path(path) for path, _ in opened[0]._samples]
+        for path, label in zip(paths, parts[0].labels.tolist(), strict=True):
+            if int(path.parent.name) != label:  # torchvision numbers the folders that it finds
+                folder = self.root / "gtsrb" / "GTSRB"
+                raise damaged("GTSRB", folder, f"the folder of a class before {path.parent.name} is missing")
+        self._tracks = torch.tensor([int(path.parent.name) * 10_000 + int(path.stem.split("_")[0]) for path in paths])
         return parts[0], parts[1], [f"sign_{label:02d}" for label in range(43)]
 
     def groups(self, train: ImageSet) -> Tensor:

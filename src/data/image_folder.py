@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from src.contracts import ImageSet, InputError
 from src.data.images import ImageData
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger(__name__)
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif"}
@@ -31,12 +35,15 @@ def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) 
     if len(paths) < CACHED:
         return decode_images(paths, size, mode, name)
     digest = hashlib.sha256(f"{size} {mode}".encode())
-    for path in paths:
-        status = path.stat()
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    try:
+        for path in paths:
+            status = path.stat()
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+    except OSError:  # decoding says which file it is
+        return decode_images(paths, size, mode, name)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = home / "dnn-compression" / f"{name}-{digest.hexdigest()[:16]}.npy"
-    if cache.exists():
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged: decoded anew
         return torch.from_numpy(np.load(cache))
     images = decode_images(paths, size, mode, name)
     try:
@@ -73,7 +80,7 @@ def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name:
     def decode(at: int) -> None:
         try:
             with Image.open(paths[at]) as opened:
-                image = opened.convert(mode)
+                image = _eight_bits(opened).convert(mode)
                 if image.size != (size[1], size[0]):
                     image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
                 pixels[at] = np.asarray(image).reshape(pixels.shape[1:])
@@ -84,6 +91,17 @@ def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name:
         for _ in pool.map(decode, range(len(paths)), chunksize=256):
             pass
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey images of 16 bits scaled to 8; Pillow would clip them to white."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    import numpy as np
+
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
 
 
 class ImageFolder(ImageData):

@@ -33,10 +33,14 @@ def validation_indices(groups: Tensor, share: float, seed: int) -> tuple[Tensor,
     """
     _, members, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed))
-    taken = torch.cumsum(counts[order], 0) <= max(1, round(share * len(groups)))
-    taken[0] = True
     chosen = torch.zeros(len(counts), dtype=torch.bool)
-    chosen[order[taken]] = True
+    left = max(1, round(share * len(groups)))
+    for group, count in zip(order.tolist(), counts[order].tolist(), strict=True):
+        if count <= left:
+            chosen[group] = True
+            left -= count
+    if not chosen.any():  # every group is larger than the share
+        chosen[order[0]] = True
     validates = chosen[members]
     return (~validates).nonzero().flatten(), validates.nonzero().flatten()
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.contracts import ImageSet, InputError
+from src.contracts import ImageSet, InputError, first_line
 from src.data.images import ImageData
 
 # Where torchvision lays each set below its root, and how people write its name.
@@ -27,40 +27,47 @@ LAYOUT = {
 }
 
 
-def open_or_download(root: Path, dataset: str, open_: Callable[..., Any]) -> Any:
-    """Open a torchvision data set, downloading it first where it is missing.
+def open_or_download(root: Path, dataset: str, parts: Sequence[Callable[..., Any]]) -> list[Any]:
+    """Open the parts of a torchvision data set, downloading all of it first where it is missing.
 
     Args:
         root: Folder that holds, or will hold, the set.
         dataset: A key of ``LAYOUT``.
-        open_: Called with the root and ``download``.
+        parts: Each called with the root and ``download``.
 
     Raises:
         InputError: It is there but damaged, or missing and cannot be downloaded. A failed download leaves nothing.
     """
     below, spoken = LAYOUT[dataset]
     if not (root / below).exists():
-        _download(root, below, spoken, open_)
+        _download(root, below, spoken, parts)
     try:
-        return open_(root, download=False)
-    except (RuntimeError, OSError, ValueError, EOFError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{spoken} in {root / below} is truncated or damaged ({reason.split('.')[0]}). "
-            f"Remove that folder to have it downloaded anew, or put an intact copy there."
-        ) from error
+        return [part(root, download=False) for part in parts]
+    except Exception as error:  # torchvision lets through whatever its parsers raise on a damaged file
+        raise damaged(spoken, root / below, first_line(error)) from error
 
 
-def _download(root: Path, below: str, spoken: str, open_: Callable[..., Any]) -> None:
-    top = Path(below).parts[0]
+def damaged(spoken: str, folder: Path, reason: str) -> InputError:
+    """What to say of a set whose files are there but not what they should be."""
+    return InputError(
+        f"{spoken} in {folder} is truncated or damaged ({reason.split('.')[0]}). "
+        f"Remove that folder to have it downloaded anew, or put an intact copy there."
+    )
+
+
+def _download(root: Path, below: str, spoken: str, parts: Sequence[Callable[..., Any]]) -> None:
+    top, made = Path(below).parts[0], not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{top}-") as unfinished:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                open_(Path(unfinished), download=True)
+                for part in parts:
+                    part(Path(unfinished), download=True)
             shutil.move(str(Path(unfinished) / top), str(root / top))
     except (RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
+        if made and root.exists():
+            root.rmdir()
+        reason = first_line(error).rstrip(":")
         raise InputError(
             f"{spoken} is not in {root} and could not be downloaded ({reason}). Three ways out: put {below} there, "
             f"set DNNC_DATA to the folder that holds it, or try the same job on drawn images with data=shapes."
@@ -94,8 +101,10 @@ class TorchvisionData(ImageData):
         import torchvision.datasets
 
         reader = getattr(torchvision.datasets, self.dataset)
-        parts = []
-        for train in (True, False):
-            part = open_or_download(self.root, self.dataset, partial(reader, train=train))
-            parts.append(as_images(part.data, part.targets))
-        return parts[0], parts[1], part.classes
+        parts = open_or_download(self.root, self.dataset, [partial(reader, train=True), partial(reader, train=False)])
+        below, spoken = LAYOUT[self.dataset]
+        try:
+            train, test = (as_images(part.data, part.targets) for part in parts)
+        except ValueError as error:
+            raise damaged(spoken, self.root / below, first_line(error)) from error
+        return train, test, parts[0].classes

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from src.contracts import Graph, InputError, ModelCard, Session
+from src.contracts import Graph, InputError, ModelCard, Session, first_line
 from src.deploy import cards
 
 
@@ -59,4 +59,4 @@ def _session(path: Path, threads: int):  # type: ignore[no-untyped-def]
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common public base class
-        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {first_line(error)}") from error

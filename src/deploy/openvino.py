@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session
+from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, first_line
 from src.deploy import cards
 
 STORED = ("float32", "float16")
 INFERENCE = {"float32": "f32", "bf16": "bf16"}
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 ROLES = {
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze"), Role.MOVING),
     **dict.fromkeys(("Relu", "Clamp", "Sigmoid", "HSwish", "Tanh", "Add", "Multiply"), Role.IN_PLACE),
@@ -106,7 +107,7 @@ def _read(path: Path) -> tuple[Any, Any]:
     try:
         return core, core.read_model(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be loaded by OpenVINO: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {first_line(error)}") from error
 
 
 def _graph(model: Any) -> Graph:
@@ -115,6 +116,7 @@ def _graph(model: Any) -> Graph:
     nodes: list[GraphNode] = []
     stored: dict[str, str] = {}  # what only constants feed -> the first constant it comes from
     weights: list[str] = []
+    kinds: dict[str, str] = {}
     for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
         inputs = tuple(_name(value.get_source_output()) for value in operation.inputs())
@@ -122,13 +124,14 @@ def _graph(model: Any) -> Graph:
         for name, value in zip(outputs, operation.outputs(), strict=True):
             elements = math.prod(value.get_shape())
             nonzero = int(np.count_nonzero(operation.data)) if kind == "Constant" else None
+            kinds[name] = kind
             tensors[name] = GraphTensor(elements, math.ceil(elements * value.get_element_type().bitwidth / 8), nonzero)
         if kind == "Constant":
             stored[outputs[0]] = outputs[0]
         elif kind not in ("Parameter", "Result"):
             if all(name in stored for name in inputs):
                 stored[outputs[0]] = stored[inputs[0]]
-            elif kind in ("Convolution", "GroupConvolution", "MatMul", "Add"):
+            elif kind in WEIGHTED or (kind == "Add" and kinds[inputs[0]] in WEIGHTED):
                 weights += [stored[name] for name in inputs if name in stored]
             nodes.append(GraphNode(inputs, outputs, ROLES.get(kind, Role.COMPUTE), _macs(operation, kind)))
     return Graph(

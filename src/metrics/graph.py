@@ -41,24 +41,30 @@ def peak_activation_bytes(graph: Graph) -> int:
             active.append(node)
     integers = _integers(graph, active, readers)
 
-    owner: dict[str, str] = {name: name for name in graph.inputs}
+    owner = {name: name for name in graph.inputs}
     born = dict.fromkeys(graph.inputs, -1)
     last = dict.fromkeys(graph.inputs, -1)
     size = {name: _bytes(graph, name, integers) for name in graph.inputs}
+    unread = {name: readers[name] for name in graph.inputs}  # by owner: reads of it and of its aliases still to come
     for at, node in enumerate(active):
-        reads = [name for name in node.inputs if name in owner]
+        reads = [owner[name] for name in dict.fromkeys(node.inputs) if name in owner]
         for name in reads:
-            last[owner[name]] = at
-        shares = node.role in (Role.MOVING, Role.QUANTIZE, Role.DEQUANTIZE)
-        shares |= node.role is Role.IN_PLACE and readers[reads[0]] == 1
+            last[name] = at
+            unread[name] -= 1
         for name in node.outputs:
             if not readers[name]:
                 continue
-            if shares:
-                owner[name] = owner[reads[0]]
+            needed = _bytes(graph, name, integers)
+            if node.role in (Role.MOVING, Role.QUANTIZE, Role.DEQUANTIZE):
+                place: str | None = reads[0]
+            elif node.role is Role.IN_PLACE:
+                place = next((read for read in reads if unread[read] == 0 and size[read] >= needed), None)
             else:
-                owner[name], born[name], last[name] = name, at, at
-                size[name] = _bytes(graph, name, integers)
+                place = None
+            if place is None:
+                born[name], size[name], unread[name], place = at, needed, 0, name
+            owner[name], last[place] = place, at
+            unread[place] += readers[name]
     for name in graph.outputs:
         last[owner[name]] = len(active)
     moments = range(-1, len(active) + 1)

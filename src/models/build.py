@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from src.contracts import DataSplits, InputError, ModelBuilder
+from src.contracts import DataSplits, InputError, ModelBuilder, first_line
 
 
 class Network(nn.Module):
@@ -67,8 +67,8 @@ def check_fit(model: nn.Module, splits: DataSplits) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape))
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise InputError(f"model: the network does not fit {spoken}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a user's forward may raise anything
+        raise InputError(f"model: the network does not fit {spoken}: {first_line(error)}") from error
     finally:
         model.train(was_training)
     if not isinstance(logits, Tensor) or logits.shape != (1, len(splits.classes)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from src.contracts import InputError
+from src.contracts import InputError, first_line
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -44,7 +44,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise types of their own for a damaged file
-        raise InputError(f"model.weights: {path} cannot be read ({str(error).splitlines()[0]})") from error
+        raise InputError(f"model.weights: {path} cannot be read ({first_line(error)})") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

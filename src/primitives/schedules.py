@@ -34,5 +34,5 @@ class Cubic:
     def __call__(self, progress: float, sparsity: float) -> float:
         """Sparsity at ``progress`` in [0, 1] of the fine-tuning; never falls, and is ``sparsity`` from ``end`` on."""
         share = min(max((progress - self.begin) / (self.end - self.begin), 0.0), 1.0)
-        stepped = int(share * self.updates) / self.updates
+        stepped = int(share * self.updates + 1e-9) / self.updates  # 1e-9: no update a step late by rounding
         return sparsity * (1 - (1 - stepped) ** 3)

@@ -62,7 +62,7 @@ def sources(targets: Iterable[str]) -> dict[str, Any]:
             packages.add(module.partition(".")[0])
             continue
         code[module], imported = _read(path, module)
-        waiting += imported
+        waiting += [*imported, module.rpartition(".")[0]] if "." in module else imported
     joined = json.dumps(code, sort_keys=True)
     versions = {name: version for name in sorted(packages) if (version := _version(name)) is not None}
     return {"code": hashlib.sha256(joined.encode()).hexdigest()[:16], "versions": versions}
@@ -143,4 +143,10 @@ def _version(package: str) -> str | None:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return None
+    found = _distributions().get(package)
+    return metadata.version(found[0]) if found else None
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()

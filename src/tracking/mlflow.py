@@ -18,7 +18,7 @@ from typing import Any
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-from src.contracts import DataSplits, Epoch, Row, RunDescription, TrackingError
+from src.contracts import DataSplits, Epoch, Row, RunDescription, TrackingError, first_line
 from src.tracking.provenance import git_commit, versions
 
 PARENT = ".mlflow_parent"
@@ -247,7 +247,7 @@ class MlflowTracker:
         except TrackingError:
             raise
         except Exception as error:  # MLflow lets through what its HTTP client, database and file system raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             if "Max retries exceeded" in reason or "Connection" in type(error.__cause__ or error).__name__:
                 raise TrackingError(
                     f"Nothing answers at tracking.uri={self.uri}; start the server, or choose tracking=off"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from src.contracts import InputError
-from src.data.image_folder import ImageFolder, decode_images
+from src.data import image_folder
+from src.data.image_folder import ImageFolder, decode_images, decoded
 
 
 def folder(root: Path, **settings: Any) -> ImageFolder:
@@ -132,9 +134,11 @@ def test_images_are_resized_whole(tmp_path: Path) -> None:
     pixels = np.zeros((20, 64), np.uint8)
     pixels[:, 32:] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    found = decode_images([tmp_path / "wide.png"], (8, 8), "L", "x")[0, 0]
-    assert found[:, :3].max() == 0
-    assert found[:, 5:].min() == 255
+    for size in ((8, 8), (6, 8), (12, 8)):
+        found = decode_images([tmp_path / "wide.png"], size, "L", "x")[0, 0]
+        assert found.shape == size
+        assert found[:, :3].max() == 0
+        assert found[:, 5:].min() == 255
 
 
 def test_many_files_keep_their_order(tmp_path: Path) -> None:
@@ -161,6 +165,75 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
     splits = folder(tmp_path).load()
     labels = torch.cat([splits.train.labels, splits.validation.labels, splits.test.labels])
     assert labels.bincount().tolist() == [4, 8]
+
+
+# Found again --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, for as few as three images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_folder, "CACHED", 3)
+    return tmp_path / "cache" / "dnn-compression"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    for at in range(3):
+        write(tmp_path / "images" / f"{at}.png", (at, 0, 9))
+    return sorted((tmp_path / "images").iterdir())
+
+
+def test_decoded_images_are_found_again(cache: Path, paths: list[Path]) -> None:
+    first = decoded(paths, (8, 8), "RGB", "x")
+    (kept,) = cache.iterdir()
+    array = np.load(kept)
+    array[:, 2] = 100  # to tell what is found from what is decoded
+    np.save(kept, array)
+    again = decoded(paths, (8, 8), "RGB", "x")
+    assert torch.equal(again[:, :2], first[:, :2])
+    assert again[:, 2].unique().tolist() == [100]
+    assert first[:, 2].unique().tolist() == [9]
+
+
+@pytest.mark.parametrize("change", ["content", "size", "mode", "order"])
+def test_images_are_decoded_anew_when_anything_changed(cache: Path, paths: list[Path], change: str) -> None:
+    decoded(paths, (8, 8), "RGB", "x")
+    size, mode = (8, 8), "RGB"
+    if change == "content":
+        write(paths[1], (200, 201, 202))
+        os.utime(paths[1], (1, 1))
+    elif change == "order":
+        paths = paths[::-1]
+    elif change == "size":
+        size = (9, 8)
+    else:
+        mode = "L"
+    assert torch.equal(decoded(paths, size, mode, "x"), decode_images(paths, size, mode, "x"))
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_few_images_are_not_kept(cache: Path, paths: list[Path]) -> None:
+    assert decoded(paths[:2], (8, 8), "RGB", "x")[:, 0, 0, 0].tolist() == [0, 1]
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, cache: Path, paths: list[Path]) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert decoded(paths, (8, 8), "RGB", "x")[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken"])
+def test_a_damaged_image_among_many_is_named(cache: Path, paths: list[Path], damage: str) -> None:
+    if damage == "missing":
+        paths[1].unlink()
+    else:
+        paths[1].write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot be read as an image") as caught:
+        decoded(paths, (8, 8), "RGB", "x")
+    assert str(paths[1]) in str(caught.value)
+    assert not cache.exists()
 
 
 # What is refused ----------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ def test_a_download_that_a_person_cuts_off_leaves_nothing(tmp_path: Path) -> Non
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_or_download(tmp_path, "MNIST", cut_off)
+        open_or_download(tmp_path, "MNIST", [cut_off])
     assert list(tmp_path.iterdir()) == []
 
 

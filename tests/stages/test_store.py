@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock, Timeout
 
 from src.stages.store import RUNS, WEIGHTS, StageStore
 
@@ -198,13 +197,14 @@ def test_locks_and_strange_files_are_no_stages(store: StageStore, run: Path) -> 
     assert [stage.identity for stage in store.stages()] == [ID]
 
 
-def test_removing_a_stage_removes_its_folder_and_lock_and_nothing_else(store: StageStore, run: Path) -> None:
+def test_removing_a_stage_removes_its_folder_and_nothing_else(store: StageStore, run: Path) -> None:
     make(store, run, ID)
     make(store, run, OTHER)
     store.remove(next(stage for stage in store.stages() if stage.identity == ID))
     assert store.find(ID) is None
     assert store.find(OTHER) == RECORD
-    assert not [path.name for path in store.root.iterdir() if ID in path.name]
+    assert not store.folder(ID).exists()
+    assert [stage.identity for stage in store.stages()] == [OTHER]
     assert run.is_dir()
 
 
@@ -218,20 +218,16 @@ def test_a_removed_stage_can_be_made_again(store: StageStore, run: Path) -> None
 # Together with others -----------------------------------------------------------------------------
 
 
-def test_a_held_stage_keeps_others_out_and_other_stages_are_free(store: StageStore, run: Path) -> None:
-    with store.hold(ID, run):
-        with pytest.raises(Timeout):
-            FileLock(store.root / f".{ID}.lock", timeout=0).acquire()
-        with store.hold(OTHER, run):
-            assert store.folder(OTHER).is_dir()
-    with FileLock(store.root / f".{ID}.lock", timeout=0) as free:
-        assert free.is_locked
-
-
 def in_thread(work: Any) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def test_another_stage_is_free_while_one_is_held(store: StageStore, run: Path) -> None:
+    with store.hold(ID, run), store.hold(OTHER, run) as folder:
+        assert folder == store.folder(OTHER)
+        assert folder.is_dir()
 
 
 def test_a_second_run_waits_and_finds_what_the_first_has_made(store: StageStore, run: Path) -> None:
@@ -261,8 +257,30 @@ def test_a_stage_that_is_held_is_not_removed_until_it_is_free(store: StageStore,
     assert not folder.exists()
 
 
-def test_the_stage_is_free_again_after_a_failure(store: StageStore, run: Path) -> None:
-    with pytest.raises(RuntimeError, match="diverged"), store.hold(ID, run):
+def fail(store: StageStore, run: Path, *files: str) -> None:
+    """Hold the stage, write ``files``, and diverge."""
+    with store.hold(ID, run) as folder:
+        for name in files:
+            (folder / name).write_bytes(b"x")
         raise RuntimeError("training diverged")
-    with FileLock(store.root / f".{ID}.lock", timeout=0) as free:
-        assert free.is_locked
+
+
+def test_the_stage_is_free_again_after_a_failure(store: StageStore, run: Path) -> None:
+    with pytest.raises(RuntimeError, match="diverged"):
+        fail(store, run)
+    thread = in_thread(lambda: make(store, run))
+    thread.join(10)
+    assert store.find(ID) == RECORD
+
+
+def test_a_stage_that_got_nowhere_leaves_no_folder(store: StageStore, run: Path) -> None:
+    with pytest.raises(RuntimeError, match="diverged"):
+        fail(store, run, "weights.safetensors.part")
+    assert not store.folder(ID).exists()
+    assert store.stages() == []
+
+
+def test_a_failure_leaves_whole_files_and_no_half_one(store: StageStore, run: Path) -> None:
+    with pytest.raises(RuntimeError, match="diverged"):
+        fail(store, run, "training.ckpt", "weights.safetensors.part")
+    assert names(store.folder(ID)) == [RUNS, "training.ckpt"]
