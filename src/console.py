@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,7 +35,8 @@ def only_ours(log: Path, *, verbose: bool) -> Iterator[TextIO]:
     try:
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        yield terminal
+        with os.fdopen(os.dup(sink), "w", buffering=1) as lines, redirect_stdout(lines), redirect_stderr(lines):
+            yield terminal
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from src.contracts import (
     StructuralMethod,
     Target,
     Tracker,
+    first_line,
 )
 from src.data.batches import TensorBatches, evaluation_batches
 from src.data.images import checksum
@@ -185,11 +187,23 @@ class Experiment:
                     load_weights(model, plan.weights)
                     check_fit(model, splits)
                 else:
+                    self._check_export(model, splits)
                     fitted = self._fit("baseline", model, splits, plan.training.value, folder / "training.ckpt")
                 record = self._finish(name, spec, model.eval(), folder, [fitted] if fitted else [], splits, bits={})
         self._replay("baseline", record)
         self.report.stage("baseline", name, found, clock() - started, record["validation_accuracy"])
         return Made(name, model.eval(), record)
+
+    def _check_export(self, model: nn.Module, splits: DataSplits) -> None:
+        """Export the untrained network for each target: what cannot be exported must not cost a training."""
+        card = _card(splits, "")
+        for name, target in self.plan.targets.items():
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"model.{target.value.ending}"
+                try:
+                    target.value.export(copy.deepcopy(model), _example(splits), path, card)
+                except Exception as error:  # exporters raise types of their own
+                    raise InputError(f"target.{name}: the network cannot be exported: {first_line(error)}") from error
 
     def _step(self, name: str, step: Part[Method], before: Made, splits: DataSplits) -> Made:
         plan, method, started = self.plan, step.value, clock()
@@ -286,9 +300,8 @@ class Experiment:
             fits.append(self._fit(label, model, splits, recipe, checkpoint, callbacks, loss))
 
         calibration = evaluation_batches(splits, splits.calibration, batch_size=100)
-        example = calibration.normalize(splits.calibration.images[:1])
         torch.manual_seed(self.plan.seed)
-        return Context(calibration, self.plan.training.value.loss, example, self.plan.seed, fine_tune)
+        return Context(calibration, self.plan.training.value.loss, _example(splits), self.plan.seed, fine_tune)
 
     def _finish(
         self,
@@ -369,13 +382,13 @@ class Experiment:
         return Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name}), found
 
     def _export(self, made: Made, target_name: str, target: Target, folder: Path, splits: DataSplits) -> dict[str, Any]:
-        example = evaluation_batches(splits, splits.calibration, batch_size=1).normalize(splits.calibration.images[:1])
+        example = _example(splits)
         plain, integer = made.model, False
         if made.structures:
             method = made.structures[-1][0]
             integer = any(bits <= 8 for bits in method.weight_bits(plain).values())
             plain = method.lower(plain, example)
-        card = ModelCard(splits.classes, splits.image_shape, splits.mean, splits.std, made.identity)
+        card = _card(splits, made.identity)
         parts = target.export(plain, example, folder / f"model.{target.ending}", card)
         session = target.load(parts[0], threads=self.plan.compute.threads)
         classes = len(splits.classes)
@@ -414,6 +427,16 @@ class Experiment:
             machine=machine(),
         )
         return {"parts": [part.name for part in parts], "row": asdict(row)}
+
+
+def _example(splits: DataSplits) -> torch.Tensor:
+    """One normalized calibration image, ``[1, c, h, w]``."""
+    calibration = evaluation_batches(splits, splits.calibration, batch_size=1)
+    return calibration.normalize(splits.calibration.images[:1])
+
+
+def _card(splits: DataSplits, stage: str) -> ModelCard:
+    return ModelCard(splits.classes, splits.image_shape, splits.mean, splits.std, stage)
 
 
 def _read(path: Path) -> bytes:

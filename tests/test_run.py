@@ -226,7 +226,7 @@ def test_a_data_set_and_a_network_of_ones_own_need_no_edit(commands: Commands, t
         "from torch import nn\n"
         "def leaf_net(num_classes, in_channels, width=4):\n"
         "    return nn.Sequential(nn.Conv2d(in_channels, width, 3), nn.BatchNorm2d(width), nn.ReLU(),\n"
-        "        nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * width, num_classes))\n"
+        "        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, num_classes))\n"
     )
     commands.patch.syspath_prepend(tmp_path)
     own = ["data=custom", "data._target_=tests.own_data.Stripes", "model=custom", "model._target_=my_nets.leaf_net"]
@@ -241,6 +241,31 @@ def test_a_data_set_and_a_network_of_ones_own_need_no_edit(commands: Commands, t
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's always full disk")
+def test_a_network_that_cannot_be_exported_is_refused_before_training(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "odd_nets.py").write_text(
+        "from torch import nn\n"
+        "def odd(num_classes, in_channels):\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * in_channels, num_classes))\n"
+    )
+    commands.patch.syspath_prepend(tmp_path)
+    said, folder = commands.run("model=custom", "model._target_=odd_nets.odd")
+    assert said.code == 2
+    assert said.err.startswith("target.onnxruntime: the network cannot be exported: ")
+    assert not folder.exists()
+
+
+def test_the_chain_of_the_docs_runs(commands: Commands, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "my_chain.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    small = ["data=digits", "model=small_cnn", "training=digits", *FAST]
+    said, folder = commands.run(f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "+experiment=my_chain", *small)
+    assert said.code == 0, said.err
+    row = rows_of(folder)[1]
+    assert (row["variant"], row["precision"]) == ("my_chain", "int8")
+    assert row["nonzero_parameters"] < 0.15 * row["parameters"]
+
+
 def test_a_full_disk_gets_one_line(commands: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
