@@ -35,7 +35,8 @@ $(INSTALLED): requirements.lock
 	@echo "Making .venv from requirements.lock (about 7 GB; once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.lock
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.lock || \
+		$(BIN)/python -m pip install -q --no-deps -r requirements.lock  # where only pip knows the package index
 	@touch $@
 
 clean:

@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 a survey's member failed, or an error of ours; 2 wrong inp
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -61,6 +62,8 @@ def explain_os(error: OSError) -> str:
     """A full disk, a folder that cannot be written, a file that is not there."""
     name = error.filename or error.filename2
     what = error.strerror or str(error)
+    if error.errno == errno.ENOSPC and not name:
+        what = "the disk is full: no space is left where this run writes its stages, results or tracking store"
     return f"{name}: {what}" if name else what
 
 

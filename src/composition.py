@@ -26,7 +26,7 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         resolved: The composed config as plain dicts and lists.
         chosen: Hydra's choices: which file each group came from.
     """
-    from src.contracts import InputError
+    from src.contracts import InputError, Method
     from src.experiment import Part, Plan
     from src.methods.chain import Chain
     from src.training.recipe import Compute
@@ -49,6 +49,8 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         steps = {name: Part(step, resolved["method"]["steps"][name]) for name, step in method.steps.items()}
     else:
         variant = chosen["method"]
+        if not isinstance(method, Method):
+            raise InputError(f"method is a {type(method).__name__}, which has no compress(model, context)")
         steps = {variant: Part(method, resolved["method"])}
     targets = {
         name: Part(build(resolved["target"], name, key=f"target.{name}"), config)

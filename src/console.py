@@ -25,7 +25,7 @@ def only_ours(log: Path, *, verbose: bool) -> Iterator[TextIO]:
         verbose: Leave the libraries' output on the terminal.
     """
     if verbose:
-        yield sys.stderr
+        yield sys.stdout
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -71,7 +71,9 @@ class Bar:
         )
 
     def resumed(self, epoch: int) -> None:
+        self.bar.clear()
         self.terminal.write(f"{self.label}: goes on after epoch {epoch + 1}\n")
+        self.bar.initial = self.bar.total * (epoch + 1) // self.epochs  # what was done before counts for no speed
 
     def step(self, epoch: int, step: int, loss: float) -> None:
         self.bar.n = step
@@ -200,7 +202,7 @@ def remarks(rows: Rows) -> list[str]:
         if base is None or row["variant"] == "baseline":
             continue
         sparse = (row["nonzero_parameters"] or 0) < 0.9 * (row["parameters"] or 0)
-        if sparse and row["precision"].startswith("float32") and row["size_bytes"] > 0.95 * base["size_bytes"]:
+        if sparse and not row["precision"].startswith("int") and row["size_bytes"] > 0.95 * base["size_bytes"]:
             said.append(
                 "Pruned float weights make a file no smaller until it is compressed (see gzipped); channels or INT8 do."
             )

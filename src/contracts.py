@@ -231,8 +231,8 @@ class StructuralMethod(Method, Protocol):
         """A copy in operators that every exporter knows; ``example_input`` is ``[1, c, h, w]``."""
         ...
 
-    def weight_bits(self, model: nn.Module) -> dict[str, int]:
-        """Bits of each stored weight tensor by parameter name, where fewer than 32."""
+    def stored_weights(self, model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+        """The values that a file holds for a weight and their bits, by parameter name, where they are not its own."""
         ...
 
 
@@ -345,7 +345,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a stage's training; losses and accuracies of the model being trained."""
+    """One epoch of a stage's training; ``finished_at`` in seconds since 1970."""
 
     epoch: int
     train_loss: float
@@ -353,6 +353,7 @@ class Epoch:
     validation_accuracy: float
     learning_rate: float
     seconds: float
+    finished_at: float
 
 
 @dataclass(frozen=True)

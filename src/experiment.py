@@ -37,7 +37,13 @@ from src.contracts import (
     Tracker,
     first_line,
 )
-from src.data.batches import TensorBatches, evaluation_batches
+from src.data.batches import (
+    TensorBatches,
+    calibration_batches,
+    evaluation_batches,
+    example_image,
+    training_batches,
+)
 from src.data.images import checksum
 from src.metrics import graph as counted
 from src.metrics.accuracy import file_accuracy, torch_accuracy
@@ -56,7 +62,7 @@ from src.training.recipe import Compute, Recipe
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 BATCH = 500
-TRAINING = ("src.training.fit", "src.data.batches", "src.models.build")
+TRAINING = ("src.training.fit", "src.data.batches", "src.models.build", "src.models.weights")
 MEASURING = ("src.metrics.accuracy", "src.metrics.latency", "src.metrics.graph", "src.metrics.size")
 
 
@@ -127,6 +133,7 @@ class Experiment:
 
     def __init__(self, plan: Plan, *, store: StageStore, tracker: Tracker, report: Report, folder: Path) -> None:
         self.plan, self.store, self.tracker, self.report, self.folder = plan, store, tracker, report, folder
+        self._told: set[tuple[str, int]] = set()
 
     def run(self) -> list[Row]:
         """Return a row for each (variant, target), the baseline's first.
@@ -189,7 +196,15 @@ class Experiment:
                 else:
                     self._check_export(model, splits)
                     fitted = self._fit("baseline", model, splits, plan.training.value, folder / "training.ckpt")
-                record = self._finish(name, spec, model.eval(), folder, [fitted] if fitted else [], splits, bits={})
+                record = self._finish(
+                    name,
+                    spec,
+                    model.eval(),
+                    folder,
+                    [fitted] if fitted else [],
+                    splits,
+                    layers=describe_layers(model, {}),
+                )
         self._replay("baseline", record)
         self.report.stage("baseline", name, found, clock() - started, record["validation_accuracy"])
         return Made(name, model.eval(), record)
@@ -201,7 +216,11 @@ class Experiment:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"model.{target.value.ending}"
                 try:
-                    target.value.export(copy.deepcopy(model), _example(splits), path, card)
+                    target.value.export(copy.deepcopy(model), example_image(splits), path, card)
+                except ModuleNotFoundError as error:
+                    raise InputError(
+                        f"target.{name} needs {error.name}, which is not installed: pip install '.[{name}]'"
+                    ) from error
                 except Exception as error:  # exporters raise types of their own
                     raise InputError(f"target.{name}: the network cannot be exported: {first_line(error)}") from error
 
@@ -209,6 +228,7 @@ class Experiment:
         plan, method, started = self.plan, step.value, clock()
         spec = step_spec(
             input_identity=before.identity,
+            calibration=checksum(splits.calibration),
             method=step.config,
             loss=plan.training.config.get("loss", {}),
             compute=plan.compute,
@@ -250,11 +270,12 @@ class Experiment:
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
         check_fit(model, splits)
-        structure, bits = None, {}
+        structure = None
         if isinstance(method, StructuralMethod):
-            structure, bits = method.structure(model), method.weight_bits(model)
+            structure = method.structure(model)
+        layers = describe_layers(model, method.stored_weights(model) if isinstance(method, StructuralMethod) else {})
         record = self._finish(
-            stage, spec, model, folder, fits, splits, bits=bits, structure=structure, before=before.record
+            stage, spec, model, folder, fits, splits, layers=layers, structure=structure, before=before.record
         )
         return model, record
 
@@ -267,18 +288,16 @@ class Experiment:
         checkpoint: Path,
         callbacks: Sequence[StepCallback] = (),
         loss: Loss | None = None,
+        *,
+        epochs_before: int = 0,
     ) -> Fitted:
+        def tell(epoch: Epoch) -> None:
+            log.info("%s %s", label, epoch)
+            self.tracker.epoch(label, replace(epoch, epoch=epochs_before + epoch.epoch))
+            self._told.add((label, epochs_before + epoch.epoch))
+
         compute = self.plan.compute
-        train = TensorBatches(
-            splits.train,
-            recipe.batch_size,
-            mean=splits.mean,
-            std=splits.std,
-            augmentation=splits.augmentation,
-            shuffle_seed=self.plan.seed,
-            device=compute.device,
-            drop_last=True,
-        )
+        train = training_batches(splits, recipe.batch_size, seed=self.plan.seed, device=compute.device)
         return fit(
             model,
             train,
@@ -287,7 +306,7 @@ class Experiment:
             compute,
             seed=self.plan.seed,
             checkpoint=checkpoint,
-            progress=self.report.bar(label, lambda epoch: self._epoch(label, epoch)),
+            progress=self.report.bar(label, tell),
             callbacks=callbacks,
             loss=loss,
         )
@@ -297,11 +316,13 @@ class Experiment:
             model: nn.Module, recipe: Any, callbacks: Sequence[StepCallback] = (), loss: Loss | None = None
         ) -> None:
             checkpoint = folder / f"fine_tune_{len(fits)}.ckpt"
-            fits.append(self._fit(label, model, splits, recipe, checkpoint, callbacks, loss))
+            before = sum(len(fitted.epochs) for fitted in fits)
+            fits.append(self._fit(label, model, splits, recipe, checkpoint, callbacks, loss, epochs_before=before))
 
-        calibration = evaluation_batches(splits, splits.calibration, batch_size=100)
         torch.manual_seed(self.plan.seed)
-        return Context(calibration, self.plan.training.value.loss, _example(splits), self.plan.seed, fine_tune)
+        return Context(
+            calibration_batches(splits), self.plan.training.value.loss, example_image(splits), self.plan.seed, fine_tune
+        )
 
     def _finish(
         self,
@@ -312,7 +333,7 @@ class Experiment:
         fits: Sequence[Fitted],
         splits: DataSplits,
         *,
-        bits: Mapping[str, int],
+        layers: Sequence[Mapping[str, Any]],
         structure: Mapping[str, Any] | None = None,
         before: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
@@ -321,8 +342,7 @@ class Experiment:
         validation = None
         if fits:
             last = fits[-1]
-            which = "last" if last.kept_epoch == len(last.epochs) - 1 else "best"
-            kept = f"{which}, epoch {last.kept_epoch + 1} of {len(last.epochs)}"
+            kept = f"{last.keep}, epoch {last.kept_epoch + 1} of {len(last.epochs)}"
             validation = last.validation_accuracy
         record = {
             "kind": spec["kind"],
@@ -332,26 +352,17 @@ class Experiment:
             "calibration": {"images": len(splits.calibration), "sha256": checksum(splits.calibration)},
             "epochs": [asdict(epoch) for fitted in fits for epoch in fitted.epochs],
             "resumed_epochs": [fitted.resumed_epoch for fitted in fits],
-            "layers": describe_layers(model, bits),
+            "layers": list(layers),
             "structure": structure,
         }
         self.store.finish(name, record)
         return record
 
-    def _epoch(self, label: str, epoch: Epoch) -> None:
-        log.info(
-            "%s epoch %d: loss %.4f, validation %.4f, %.1f s",
-            label,
-            epoch.epoch + 1,
-            epoch.train_loss,
-            epoch.validation_accuracy,
-            epoch.seconds,
-        )
-
     def _replay(self, label: str, record: Mapping[str, Any]) -> None:
-        """Tell the tracker of all epochs of a stage, whether it was made now or found."""
+        """Tell the tracker of the stage's epochs that it has not heard of: found again, or from before a stop."""
         for at, epoch in enumerate(record["epochs"]):
-            self.tracker.epoch(label, replace(Epoch(**epoch), epoch=at))
+            if (label, at) not in self._told:
+                self.tracker.epoch(label, replace(Epoch(**epoch), epoch=at))
 
     # Exporting and measuring --------------------------------------------------------------------------
 
@@ -360,6 +371,7 @@ class Experiment:
     ) -> tuple[Row, bool]:
         spec = export_spec(
             input_identity=made.identity,
+            classes=splits.classes,
             target=target.config,
             machine=machine(),
             made_by=sources(targets_of(target.config) | set(MEASURING)),
@@ -382,11 +394,11 @@ class Experiment:
         return Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name}), found
 
     def _export(self, made: Made, target_name: str, target: Target, folder: Path, splits: DataSplits) -> dict[str, Any]:
-        example = _example(splits)
+        example = example_image(splits)
         plain, integer = made.model, False
         if made.structures:
             method = made.structures[-1][0]
-            integer = any(bits <= 8 for bits in method.weight_bits(plain).values())
+            integer = any(bits <= 8 for _, bits in method.stored_weights(plain).values())
             plain = method.lower(plain, example)
         card = _card(splits, made.identity)
         parts = target.export(plain, example, folder / f"model.{target.ending}", card)
@@ -399,7 +411,7 @@ class Experiment:
         on_test = file_accuracy(session, over(splits.test), classes)
         on_validation = file_accuracy(session, over(splits.validation), classes)
         timed = latency(target.load(parts[0], threads=1), example.numpy())
-        graph = target.graph(parts[0])
+        counts, unavailable = _counts(target, parts[0])
         row = Row(
             variant="",
             target=target_name,
@@ -419,20 +431,28 @@ class Experiment:
             size_gzip_bytes=size_gzip_bytes(parts),
             latency_ms_p50=timed.p50_ms,
             latency_ms_p95=timed.p95_ms,
-            parameters=counted.parameters(graph),
-            nonzero_parameters=counted.nonzero_parameters(graph),
-            macs=counted.macs(graph),
-            peak_activation_bytes=counted.peak_activation_bytes(graph),
+            **counts,
+            unavailable=unavailable,
             measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             machine=machine(),
         )
         return {"parts": [part.name for part in parts], "row": asdict(row)}
 
 
-def _example(splits: DataSplits) -> torch.Tensor:
-    """One normalized calibration image, ``[1, c, h, w]``."""
-    calibration = evaluation_batches(splits, splits.calibration, batch_size=1)
-    return calibration.normalize(splits.calibration.images[:1])
+def _counts(target: Target, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is counted in the file's graph; a graph that cannot be read gives None and the reason."""
+    columns = {
+        "parameters": counted.parameters,
+        "nonzero_parameters": counted.nonzero_parameters,
+        "macs": counted.macs,
+        "peak_activation_bytes": counted.peak_activation_bytes,
+    }
+    try:
+        graph = target.graph(path)
+        return {name: count(graph) for name, count in columns.items()}, {}
+    except Exception as error:  # a finished training must not be lost for a count
+        log.exception("the graph of %s cannot be counted", path)
+        return dict.fromkeys(columns), dict.fromkeys(columns, f"the graph cannot be counted: {first_line(error)}")
 
 
 def _card(splits: DataSplits, stage: str) -> ModelCard:

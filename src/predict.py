@@ -66,9 +66,12 @@ def prepare(path: Path, card: ModelCard) -> np.ndarray:
     """Read an image as the network was trained on it: ``[1, c, h, w]``, float32, normalized."""
     import numpy as np
 
+    from src.contracts import InputError
     from src.data.image_folder import MODES, decode_images
 
     channels, height, width = card.image_shape
+    if channels not in MODES:
+        raise InputError(f"the network takes images of {channels} channels; grey and colour images have 1 and 3")
     pixels = decode_images([path], (height, width), MODES[channels], "predict").numpy() / np.float32(255)
     mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (card.mean, card.std))
     return (pixels - mean) / std

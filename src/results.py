@@ -50,13 +50,18 @@ class Budget:
                 lines.append(f"{where}: validation accuracy fell by {drop:.4f}, allowed are {self.accuracy_drop}")
             if self.size_bytes is not None and row.size_bytes > self.size_bytes:
                 lines.append(f"{where}: the file has {row.size_bytes:,} bytes, allowed are {self.size_bytes:,}")
-            if self.latency_ms is not None and row.latency_ms_p50 is not None and row.latency_ms_p50 > self.latency_ms:
+            if self.latency_ms is not None and row.latency_ms_p50 is None:
+                lines.append(f"{where}: latency was not measured, so that {self.latency_ms} ms cannot be kept")
+            elif (
+                self.latency_ms is not None and row.latency_ms_p50 is not None and row.latency_ms_p50 > self.latency_ms
+            ):
                 lines.append(f"{where}: one image takes {row.latency_ms_p50:.3f} ms, allowed are {self.latency_ms}")
         return lines
 
 
 def write_results(folder: Path, rows: Sequence[Row], header: Mapping[str, Any], survey: Path | None) -> None:
     """Write ``results.json``, ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs) and the survey's file."""
+    (folder / FAILURE).unlink(missing_ok=True)
     _write(folder / RESULTS, {**header, "rows": [asdict(row) for row in rows]})
     metrics: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
@@ -79,6 +84,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 def write_failure(folder: Path, *, overrides: Sequence[str], reason: str, kind: str) -> None:
     """Write why a survey's member failed; ``kind`` is ``input`` or ``error``."""
+    (folder / RESULTS).unlink(missing_ok=True)
     _write(folder / FAILURE, {"overrides": list(overrides), "reason": reason, "kind": kind})
 
 
@@ -89,7 +95,6 @@ def write_survey(folder: Path) -> dict[str, Any]:
     with FileLock(folder / ".survey.lock"):
         survey = gather_survey(folder)
         _write(folder / SURVEY, survey)
-    (folder / ".survey.lock").unlink(missing_ok=True)
     return survey
 
 

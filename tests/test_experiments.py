@@ -45,10 +45,14 @@ def identities(name: str, overrides: list[str]) -> dict[str, str]:
     )
     named = {"baseline": at}
     for step, method in plan.steps.items():
-        spec = step_spec(input_identity=at, method=method.config, loss=plan.training.config["loss"], **fixed)
+        spec = step_spec(
+            input_identity=at, calibration="0" * 64, method=method.config, loss=plan.training.config["loss"], **fixed
+        )
         named[step] = at = identity(spec)
     for target, part in plan.targets.items():
-        spec = export_spec(input_identity=at, target=part.config, machine="a board", made_by=fixed["made_by"])
+        spec = export_spec(
+            input_identity=at, classes=["a", "b"], target=part.config, machine="a board", made_by=fixed["made_by"]
+        )
         named[f"export {target}"] = identity(spec)
     return named
 

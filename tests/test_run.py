@@ -240,7 +240,6 @@ def test_a_data_set_and_a_network_of_ones_own_need_no_edit(commands: Commands, t
     assert "baseline trained" in said.out
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's always full disk")
 def test_a_network_that_cannot_be_exported_is_refused_before_training(commands: Commands, tmp_path: Path) -> None:
     (tmp_path / "odd_nets.py").write_text(
         "from torch import nn\n"
@@ -266,13 +265,15 @@ def test_the_chain_of_the_docs_runs(commands: Commands, tmp_path: Path) -> None:
     assert row["nonzero_parameters"] < 0.15 * row["parameters"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's always full disk")
 def test_a_full_disk_gets_one_line(commands: Commands, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "config.yaml").symlink_to("/dev/full")
     said = commands.call("run", "method=baseline", f"hydra.run.dir={out}", "tracking=off")
     assert said.code == 2
-    assert said.err.splitlines() == ["No space left on device"]
+    assert said.err.startswith("the disk is full")
+    assert len(said.err.splitlines()) == 1
 
 
 def test_a_stage_that_fails_leaves_no_half_file(tmp_path: Path) -> None:

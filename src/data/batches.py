@@ -84,6 +84,30 @@ class TensorBatches:
         return (images.to(torch.float32) - self._shift).mul_(self._scale)
 
 
+def training_batches(splits: DataSplits, batch_size: int, *, seed: int, device: str = "cpu") -> TensorBatches:
+    """Batches of the training split, shuffled and augmented by (seed, epoch), the last left out if it is not full."""
+    return TensorBatches(
+        splits.train,
+        batch_size,
+        mean=splits.mean,
+        std=splits.std,
+        augmentation=splits.augmentation,
+        shuffle_seed=seed,
+        device=device,
+        drop_last=True,
+    )
+
+
+def calibration_batches(splits: DataSplits) -> TensorBatches:
+    """Batches of 100 calibration images, on the CPU, not augmented."""
+    return evaluation_batches(splits, splits.calibration, batch_size=100)
+
+
+def example_image(splits: DataSplits) -> Tensor:
+    """The first calibration image, normalized: ``[1, c, h, w]``."""
+    return calibration_batches(splits).normalize(splits.calibration.images[:1])
+
+
 def evaluation_batches(splits: DataSplits, images: ImageSet, *, batch_size: int, device: str = "cpu") -> TensorBatches:
     """Batches in file order, not augmented, normalized as ``splits`` says."""
     return TensorBatches(images, batch_size, mean=splits.mean, std=splits.std, device=device)

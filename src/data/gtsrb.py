@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.contracts import ImageSet
+from src.contracts import DataSplits, ImageSet
 from src.data.image_folder import decoded
 from src.data.images import ImageData
 from src.data.torchvision_sets import damaged, open_or_download
+
+# The published training sets (torchvision downloads the smaller), and the one test set.
+TRAINING_IMAGES = (26_640, 39_209)
+TEST_IMAGES = (12_630,)
+SIGNS = (
+    "speed limit 20",
+    "speed limit 30",
+    "speed limit 50",
+    "speed limit 60",
+    "speed limit 70",
+    "speed limit 80",
+    "end of speed limit 80",
+    "speed limit 100",
+    "speed limit 120",
+    "no passing",
+    "no passing for trucks",
+    "priority at next crossing",
+    "priority road",
+    "yield",
+    "stop",
+    "no vehicles",
+    "no trucks",
+    "no entry",
+    "danger",
+    "curve left",
+    "curve right",
+    "double curve",
+    "bumpy road",
+    "slippery road",
+    "road narrows on the right",
+    "road works",
+    "traffic signals",
+    "pedestrians",
+    "children",
+    "bicycles",
+    "snow or ice",
+    "wild animals",
+    "end of all limits",
+    "turn right ahead",
+    "turn left ahead",
+    "ahead only",
+    "straight or right",
+    "straight or left",
+    "keep right",
+    "keep left",
+    "roundabout",
+    "end of no passing",
+    "end of no passing for trucks",
+)
 
 
 class Gtsrb(ImageData):
@@ -30,6 +79,8 @@ class Gtsrb(ImageData):
     """
 
     name = "gtsrb"
+    training_images: Container[int] = TRAINING_IMAGES
+    test_images: Container[int] = TEST_IMAGES
 
     def __init__(self, *, side: int, **settings: Any) -> None:
         super().__init__(**settings)
@@ -53,7 +104,17 @@ class Gtsrb(ImageData):
                 folder = self.root / "gtsrb" / "GTSRB"
                 raise damaged("GTSRB", folder, f"the folder of a class before {path.parent.name} is missing")
         self._tracks = torch.tensor([int(path.parent.name) * 10_000 + int(path.stem.split("_")[0]) for path in paths])
-        return parts[0], parts[1], [f"sign_{label:02d}" for label in range(43)]
+        return parts[0], parts[1], SIGNS
+
+    def load(self) -> DataSplits:
+        """As ``ImageData.load``; raises InputError, too, where images are missing."""
+        splits = super().load()
+        found = (len(splits.train) + len(splits.validation), len(splits.test))
+        if found[0] not in self.training_images or found[1] not in self.test_images:
+            raise damaged(
+                "GTSRB", self.root / "gtsrb" / "GTSRB", f"{found[0]:,} training and {found[1]:,} test images lie there"
+            )
+        return splits
 
     def groups(self, train: ImageSet) -> Tensor:
         return self._tracks

@@ -52,6 +52,8 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path, card: Model
         )
     written = onnx.load(str(part))
     store_integer_weights(written)
+    carry_quantization(written)
+    store_integer_biases(written)
     helper.set_model_props(written, cards.to_text(card))
     onnx.checker.check_model(written)
     onnx.save(written, str(part))
@@ -85,6 +87,64 @@ def store_integer_weights(model: onnx.ModelProto) -> None:
         integers = np.clip(steps, limits.min, limits.max).astype(zero_point.dtype)
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(integers), node.output[0]))
         graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in list(graph.initializer):
+        if tensor.name not in used:
+            graph.initializer.remove(tensor)
+
+
+def carry_quantization(model: onnx.ModelProto) -> None:
+    """Quantize again, with the same scale, what was only moved or max-pooled since it was dequantized, in place.
+
+    The values are on the grid already, so nothing changes; but runtimes fuse an operation into integers only where a
+    dequantization stands right before it, and ONNX Runtime carries none past a Flatten by itself.
+    """
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    grids: dict[str, list[str]] = {}
+    ordered: list[onnx.NodeProto] = []
+    for node in list(graph.node):
+        ordered.append(node)
+        if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
+            grids[node.output[0]] = list(node.input[1:])
+        elif ROLES.get(node.op_type) in (Role.MOVING, Role.POOLING) and node.input[0] in grids:
+            name, grid = node.output[0], grids[node.input[0]]
+            node.output[0] = f"{name}_moved"
+            ordered.append(helper.make_node("QuantizeLinear", [f"{name}_moved", *grid], [f"{name}_quantized"]))
+            ordered.append(helper.make_node("DequantizeLinear", [f"{name}_quantized", *grid], [name]))
+            grids[name] = grid
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def store_integer_biases(model: onnx.ModelProto) -> None:
+    """Store the bias of each quantized operation as int32 in units of input scale x weight scale, in place.
+
+    Runtimes add it to their int32 sums; with a float bias ONNX Runtime leaves a Gemm in floats.
+
+    Paper: Jacob et al. 2018, arXiv:1712.05877, section 2.4.
+    """
+    graph = model.graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    for node in list(graph.node):
+        sources = [made_by.get(name) for name in node.input[:2]]
+        dequantized = all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
+        if node.op_type in ("Conv", "Gemm") and len(node.input) == 3 and node.input[2] in arrays and dequantized:
+            bias = arrays[node.input[2]]
+            scale = np.ones(bias.shape, np.float32)
+            for source in sources:
+                scale = scale * arrays[source.input[1]].reshape(-1)  # type: ignore[union-attr]
+            integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+            names = [f"{node.output[0]}_bias{part}" for part in ("", "_scale", "_float")]
+            graph.initializer.append(numpy_helper.from_array(integers, names[0]))
+            graph.initializer.append(numpy_helper.from_array(scale, names[1]))
+            ordered.append(helper.make_node("DequantizeLinear", names[:2], names[2:], axis=0))
+            node.input[2] = names[2]
+        ordered.append(node)
+    del graph.node[:]
+    graph.node.extend(ordered)
     used = {name for node in graph.node for name in node.input}
     for tensor in list(graph.initializer):
         if tensor.name not in used:

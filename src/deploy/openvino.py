@@ -48,7 +48,10 @@ class OpenVino:
 
     def precision(self, integer: bool) -> str:
         kept = "" if self.stored == "float32" else f", {self.stored} stored"
-        return ("int8" if integer else self.inference) + kept
+        computed = (
+            self.inference if not integer else "int8" if self.inference == "float32" else f"int8 and {self.inference}"
+        )
+        return computed + kept
 
     def export(self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> tuple[Path, ...]:
         import openvino as ov
@@ -81,6 +84,9 @@ class OpenVino:
                 "PERFORMANCE_HINT": "LATENCY",
             },
         )
+        computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if computes != INFERENCE[self.inference]:
+            raise InputError(f"{self.inference} is asked of OpenVINO, and on this processor it computes in {computes}")
         request = compiled.create_infer_request()
 
         def run(images: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import nncf
 import nncf.torch
+import torch
 from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
 from nncf.torch.function_hook.wrapper import get_hook_storage
@@ -89,13 +90,15 @@ def lower(model: nn.Module, example_input: Tensor) -> nn.Module:
     return cast(nn.Module, nncf.strip(model, do_copy=True, example_input=example_input)).eval()
 
 
-def weight_bits(model: nn.Module) -> dict[str, int]:
-    """Bits of each quantized weight, by parameter name."""
+@torch.no_grad()
+def integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+    """The integers that stand for each quantized weight, and their bits, by parameter name."""
     parameters = dict(model.named_parameters())
-    bits: dict[str, int] = {}
+    found: dict[str, tuple[Tensor, int]] = {}
     for name, hook in get_hook_storage(model).named_hooks():
         kind, operation, port = decode_hook_name(name)
         weight = ".".join([*operation.split("/")[:-2], "weight"])  # layer/of/module/conv2d/0
         if kind == "pre_hooks" and port == 1 and weight in parameters:
-            bits[weight] = int(hook.num_bits)
-    return bits
+            step = hook.scale.abs() / hook.level_high
+            found[weight] = (torch.round(hook(parameters[weight]) / step).to(torch.int32), int(hook.num_bits))
+    return found

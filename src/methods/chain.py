@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from src.contracts import Method
@@ -15,12 +16,27 @@ class Chain:
         steps: Methods by step name; empty leaves the baseline as it is.
 
     Raises:
-        ValueError: It has no name, or a step follows one whose result nothing can change.
+        ValueError: It has no usable name, a step is no method, or one follows one whose result nothing can change.
     """
+
+    name: str
+    steps: dict[str, Method]
 
     def __init__(self, *, name: str | None, steps: Mapping[str, Method]) -> None:
         if not name:
             raise ValueError("name is missing: a chain's rows are called by it (method.name=…)")
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ValueError(
+                f"name must be of letters, digits, '_', '-' and '.', as files are called by it; it is {name!r}"
+            )
+        if steps and name == "baseline":
+            raise ValueError("name must not be baseline: that is what the network before all steps is called")
+        for step, method in steps.items():
+            if isinstance(method, Chain):
+                inner = ", ".join(method.steps) or "no step"
+                raise ValueError(f"steps.{step} is itself a chain ({inner}): list its steps here in its place")
+            if not isinstance(method, Method):
+                raise ValueError(f"steps.{step} is a {type(method).__name__}, which has no compress(model, context)")
         names = list(steps)
         for at, step in enumerate(names[:-1]):
             reason = getattr(steps[step], "ends_chain", None)

@@ -31,7 +31,8 @@ class Prune:
         distribution: Scores and a sparsity to masks: global or layerwise.
         schedule: Share of the fine-tuning done and the final sparsity to the sparsity now.
         ignored: Patterns of weight names that stay dense, e.g. ``classifier.*``.
-        batch_norm_batches: Calibration batches that adapt batch normalization afterwards; 0 for none.
+        batch_norm_batches: Calibration batches that adapt batch normalization where nothing is trained afterwards
+            (training adapts it by itself, at every step under the masks of that step); 0 for none.
         fine_tune: How the network is trained meanwhile; None prunes at once and trains nothing.
 
     Paper: Han et al. 2015, arXiv:1506.02626; gradual: Zhu and Gupta 2017, arXiv:1710.01878.
@@ -75,7 +76,7 @@ class Prune:
         if self.fine_tune is not None:
             context.fine_tune(held, self.fine_tune, callbacks=[masking])
         masking.update(held, self.sparsity)
-        if self.batch_norm_batches:
+        if self.fine_tune is None and self.batch_norm_batches:
             _nncf.adapt_batch_norm(held, (images for images, _ in context.calibration), self.batch_norm_batches)
         model.load_state_dict(_nncf.plain_state(held))
         masks = _nncf.masks_of(held)

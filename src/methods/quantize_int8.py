@@ -55,6 +55,6 @@ class QuantizeInt8:
         """A copy with torch's fake-quantize operators in place of NNCF's."""
         return _nncf.lower(model, example_input)
 
-    def weight_bits(self, model: nn.Module) -> dict[str, int]:
-        """8 for each quantized weight."""
-        return _nncf.weight_bits(model)
+    def stored_weights(self, model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+        """The 8-bit integers of each quantized weight."""
+        return _nncf.integer_weights(model)

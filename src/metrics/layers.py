@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
-def describe_layers(model: nn.Module, bits: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Sparsity, kept channels, distinct values and bits of each weight tensor.
+def describe_layers(model: nn.Module, stored: Mapping[str, tuple[Tensor, int]]) -> list[dict[str, Any]]:
+    """Sparsity, kept channels, distinct values and bits of each weight tensor, as a file holds it.
 
     Args:
-        model: Its weights as they are stored.
-        bits: Of each weight by parameter name, where fewer than 32.
+        model: Its weights are what is stored, unless ``stored`` says otherwise.
+        stored: Values and bits by parameter name; the values need not be scaled, zero being zero.
 
     Returns:
         A dict a weight of two dimensions or more: ``name``, ``shape``, ``parameters``, ``sparsity`` in [0, 1],
@@ -23,7 +23,7 @@ def describe_layers(model: nn.Module, bits: Mapping[str, int]) -> list[dict[str,
     for name, weight in model.named_parameters():
         if weight.dim() < 2 or "__nncf_hooks" in name:
             continue
-        values = weight.detach()
+        values, bits = stored.get(name, (weight.detach(), 32))
         described.append(
             {
                 "name": name,
@@ -32,7 +32,7 @@ def describe_layers(model: nn.Module, bits: Mapping[str, int]) -> list[dict[str,
                 "sparsity": round(1 - int(values.count_nonzero()) / values.numel(), 6),
                 "kept_channels": int(values.flatten(1).any(1).sum()),
                 "distinct_values": int(values.unique().numel()),
-                "bits": bits.get(name, 32),
+                "bits": bits,
             }
         )
     return described

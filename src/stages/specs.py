@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 Config = Mapping[str, Any]
 
-# Where a thing lies, or how it is shown, determines nothing.
-NOT_DETERMINING = {"root"}
+# Where the data lies determines nothing; its checksum is a part of its own; calibration images serve later steps.
+NOT_DETERMINING = {"root", "sha256", "calibration_images"}
 
 
 def baseline_spec(
@@ -38,12 +38,13 @@ def baseline_spec(
 
 
 def step_spec(
-    *, input_identity: str, method: Config, loss: Config, compute: Any, seed: int, made_by: Config
+    *, input_identity: str, calibration: str, method: Config, loss: Config, compute: Any, seed: int, made_by: Config
 ) -> dict[str, Any]:
     """One method on what another stage made; that stage's identity stands for data, model and training."""
     return {
         "kind": "step",
         "input": input_identity,
+        "calibration": calibration,
         "method": dict(method),
         "loss": dict(loss),
         "compute": _values(compute),
@@ -52,11 +53,14 @@ def step_spec(
     }
 
 
-def export_spec(*, input_identity: str, target: Config, machine: str, made_by: Config) -> dict[str, Any]:
-    """A file written for a target and measured on this machine."""
+def export_spec(
+    *, input_identity: str, classes: Sequence[str], target: Config, machine: str, made_by: Config
+) -> dict[str, Any]:
+    """A file that names its classes, written for a target and measured on this machine."""
     return {
         "kind": "export",
         "input": input_identity,
+        "classes": list(classes),
         "target": dict(target),
         "machine": machine,
         "made_by": dict(made_by),

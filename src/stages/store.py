@@ -68,16 +68,18 @@ class StageStore:
             folder.mkdir(exist_ok=True)
             runs = folder / RUNS
             named = runs.read_text().splitlines() if runs.exists() else []
-            if str(run) not in named:
+            name = os.path.relpath(run, self.root)  # so that stages and runs may move together
+            if name not in named:
                 with runs.open("a") as file:
-                    file.write(f"{run}\n")
+                    file.write(f"{name}\n")
             if self.refresh_before is not None and self._finished_at(folder) < self.refresh_before:
                 self._empty(folder)
             try:
                 yield folder
             except BaseException as error:
+                full = shutil.disk_usage(self.root).free < FULL or "No space left" in str(error)
                 self._tidy(folder)
-                if isinstance(error, Exception) and shutil.disk_usage(self.root).free < FULL:
+                if isinstance(error, Exception) and full:
                     raise OSError(errno.ENOSPC, "the disk is full", str(self.root)) from error
                 raise
 
@@ -114,7 +116,7 @@ class StageStore:
                     record=self.find(folder.name),
                     size_bytes=sum(path.stat().st_size for path in files),
                     changed=max((path.stat().st_mtime for path in files), default=folder.stat().st_mtime),
-                    runs=tuple(run for run in named if Path(run).is_dir()),
+                    runs=tuple(run for run in named if (self.root / run).is_dir()),
                 )
             )
         return sorted(found, key=lambda stage: stage.changed, reverse=True)

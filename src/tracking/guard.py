@@ -35,7 +35,10 @@ class Guard:
         self._try(self.tracker.rows, rows, folder)
 
     def finish(self, status: str) -> None:
+        """Always tried, since a tracker may hold threads."""
+        failure, self.failure = self.failure, None
         self._try(self.tracker.finish, status)
+        self.failure = failure or self.failure
 
     def _try(self, call: Callable[..., None], *arguments: Any) -> None:
         if self.failure is not None:

@@ -23,7 +23,7 @@ from src.tracking.provenance import git_commit, versions
 
 PARENT = ".mlflow_parent"
 MODEL_PARAMS = ("variant", "target", "runtime", "precision", "data", "model", "identity", "sha256", "measured_at")
-SHORT = 250  # MLflow cuts longer parameters
+SHORT = 6000  # MLflow refuses longer parameters; the whole config is an artifact, too
 
 
 class MlflowTracker:
@@ -79,27 +79,29 @@ class MlflowTracker:
             used = [DatasetInput(_dataset(run.data), [InputTag("mlflow.data.context", "train, test")])]
             self._client.log_inputs(self._run, used)
             self._dataset = (used[0].dataset.name, used[0].dataset.digest)
-        if self.system_metrics:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+            if self.system_metrics:
+                from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(self._run, sampling_interval=5, tracking_uri=self.uri)
-            self._monitor.start()
+                self._monitor = SystemMetricsMonitor(self._run, sampling_interval=5, tracking_uri=self.uri)
+                self._monitor.start()
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
         from mlflow.entities import Metric
 
-        numbers = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
+        numbers = {key: value for key, value in asdict(epoch).items() if key not in ("epoch", "finished_at")}
         with self._answering():
             self._client.log_batch(
                 self._run,
-                metrics=[Metric(f"{stage}/{key}", value, _now(), epoch.epoch) for key, value in numbers.items()],
+                metrics=[
+                    Metric(f"{stage}/{key}", value, int(1000 * epoch.finished_at), epoch.epoch)
+                    for key, value in numbers.items()
+                ],
             )
 
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
         with self._answering():
-            # The variant's first target comes last, so that the run's plain ``accuracy`` is its own.
             own = [row for row in rows if row.variant == self._variant]
             for row in [*(row for row in rows if row.variant != self._variant), *own[::-1]]:
                 model = self._logged_before(row)
@@ -117,6 +119,7 @@ class MlflowTracker:
                         dataset_name=self._dataset[0],
                         dataset_digest=self._dataset[1],
                     )
+            plain = [Metric(key, value, _now(), 0) for key, value in _numbers(own[0]).items()]
             prefixed = [
                 Metric(
                     f"{row.target if row.variant == self._variant else f'baseline_{row.target}'}/{key}",
@@ -127,18 +130,20 @@ class MlflowTracker:
                 for row in rows
                 for key, value in _numbers(row).items()
             ]
-            self._client.log_batch(self._run, metrics=prefixed)
+            self._client.log_batch(self._run, metrics=[*prefixed, *plain])
             for key in ("identity", "machine"):
                 self._client.set_tag(self._run, key, getattr(rows[-1], key))
             self._client.log_artifacts(self._run, str(folder))
 
     def finish(self, status: str) -> None:
+        monitor, self._monitor = self._monitor, None
         with self._answering():
-            if self._monitor is not None:
-                self._monitor.finish()
-                self._monitor = None
-            if self._run:
-                self._client.set_terminated(self._run, status)
+            try:
+                if monitor is not None:
+                    monitor.finish()
+            finally:
+                if self._run:
+                    self._client.set_terminated(self._run, status)
             if self._parent and self.survey is not None:
                 if (self.survey / "survey.json").exists():
                     self._client.log_artifact(self._parent, str(self.survey / "survey.json"))

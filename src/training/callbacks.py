@@ -65,6 +65,7 @@ class EpochRecords(Callback):
             validation_accuracy=pl_module.validation_accuracy,
             learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
             seconds=time.perf_counter() - self._started,
+            finished_at=time.time(),
         )
         self.epochs.append(epoch)
         self.tell(epoch)

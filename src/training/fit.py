@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from src.contracts import Epoch, EpochBatches, Loss, StepCallback, TrainingProgress
+from src.contracts import Epoch, EpochBatches, InputError, Loss, StepCallback, TrainingProgress
 from src.training.callbacks import EpochCheckpoint, EpochRecords, KeepBest, SeedEpochs, StepCallbacks, TellProgress
 from src.training.classifier import Classifier
 from src.training.recipe import Compute, Recipe
@@ -23,11 +23,13 @@ class Fitted:
 
     Attributes:
         epochs: One record an epoch.
+        keep: ``best`` on validation data, or ``last``.
         kept_epoch: The epoch whose weights the model now has.
         resumed_epoch: The epoch it went on from after a stop; None for one that ran through.
     """
 
     epochs: tuple[Epoch, ...]
+    keep: str
     kept_epoch: int
     resumed_epoch: int | None
 
@@ -68,7 +70,7 @@ def fit(
         loss: In place of the recipe's.
 
     Raises:
-        ValueError: The loss became NaN or infinite.
+        InputError: The weights became NaN or infinite; the checkpoint is removed.
         KeyboardInterrupt: Ctrl-C; the last epoch's checkpoint stays.
     """
     use_compute(compute)
@@ -92,7 +94,7 @@ def fit(
             *([best] if best else []),
             EpochCheckpoint(checkpoint),
         ],
-        deterministic=True,
+        deterministic=True if compute.device == "cpu" else "warn",  # some CUDA operations have no other kind
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -113,11 +115,12 @@ def fit(
     finally:
         progress.stop()
     if records.epochs and not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise ValueError(
+        checkpoint.unlink()
+        raise InputError(
             f"training diverged: weights became NaN or infinite by epoch {len(records.epochs)}; lower the learning rate"
         )
     if best is not None and best.weights:
         model.load_state_dict(best.weights)
     model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     kept = best.epoch if best is not None else len(records.epochs) - 1
-    return Fitted(tuple(records.epochs), kept, resumed_epoch)
+    return Fitted(tuple(records.epochs), recipe.keep, kept, resumed_epoch)

@@ -59,7 +59,9 @@ def gtsrb(root: Path, **settings: Any) -> Gtsrb:
         "std": None,
         "augmentation": None,
     }
-    return Gtsrb(root=str(root), **{**defaults, **settings})
+    made = Gtsrb(root=str(root), **{**defaults, **settings})
+    made.training_images = made.test_images = range(1000)  # the fake set is smaller than the published ones
+    return made
 
 
 def test_all_frames_and_test_images_are_read_with_their_labels(root: Path) -> None:
@@ -75,7 +77,7 @@ def test_all_frames_and_test_images_are_read_with_their_labels(root: Path) -> No
 def test_there_are_43_classes(root: Path) -> None:
     splits = gtsrb(root).load()
     assert len(splits.classes) == 43
-    assert (splits.classes[0], splits.classes[42]) == ("sign_00", "sign_42")
+    assert (splits.classes[0], splits.classes[42]) == ("speed limit 20", "end of no passing for trucks")
 
 
 @pytest.mark.parametrize("split_seed", range(4))
@@ -168,3 +170,10 @@ def test_a_download_whose_second_half_fails_succeeds_when_asked_again(
 def test_a_side_that_is_too_small_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="side must be at least 8 pixels, and is 7"):
         gtsrb(tmp_path, side=7)
+
+
+def test_a_set_with_images_missing_is_refused(root: Path) -> None:
+    made = gtsrb(root)
+    made.training_images = (39_209,)
+    with pytest.raises(InputError, match="truncated or damaged"):
+        made.load()

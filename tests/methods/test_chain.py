@@ -20,6 +20,19 @@ def test_a_step_after_integer_quantization_is_refused_with_an_order_that_works()
         Chain(name="wrong", steps=steps)
 
 
+def test_a_step_must_be_a_method_and_no_chain() -> None:
+    with pytest.raises(ValueError, match=r"steps\.both is itself a chain \(prune\)"):
+        Chain(name="outer", steps={"both": Chain(name="inner", steps={"prune": prune()})})
+    with pytest.raises(ValueError, match=r"steps\.odd is a int"):
+        Chain(name="outer", steps={"odd": 3})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("name", ["a/b", "baseline", "two words"])
+def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name must"):
+        Chain(name=name, steps={"prune": prune()})
+
+
 def test_a_chain_must_have_a_name() -> None:
     with pytest.raises(ValueError, match="name is missing"):
         Chain(name=None, steps={})

@@ -48,7 +48,10 @@ def test_biases_and_normalizations_are_left_out(net: nn.Module) -> None:
 
 
 def test_bits_are_those_that_were_said(net: nn.Module) -> None:
-    assert [layer["bits"] for layer in describe_layers(net, {"3.weight": 8})] == [32, 8]
+    integers = torch.tensor([[5, 0, -5, 0], [7, 0, 5, 5]])
+    described = describe_layers(net, {"3.weight": (integers, 8)})
+    assert [layer["bits"] for layer in described] == [32, 8]
+    assert (described[1]["sparsity"], described[1]["distinct_values"]) == (0.375, 4)
 
 
 def test_a_description_can_be_written_as_json(net: nn.Module) -> None:

@@ -45,8 +45,8 @@ def test_a_survey_shows_as_a_parent_with_children_models_and_inputs(
     for variant, own in (("baseline", rows[:1]), ("quantize_int8", rows)):
         member = tracker(uri, folder, survey)
         member.start(RunDescription("digits", variant, "small_cnn", 0, splits))
-        member.epoch("baseline", Epoch(0, 1.5, 0.5, 0.6, 0.1, 2.0))
-        member.epoch("baseline", Epoch(1, 1.0, 0.7, 0.8, 0.1, 2.0))
+        member.epoch("baseline", Epoch(0, 1.5, 0.5, 0.6, 0.1, 2.0, 1.7e9))
+        member.epoch("baseline", Epoch(1, 1.0, 0.7, 0.8, 0.1, 2.0, 1.7e9 + 2))
         member.rows(own, folder)
         member.finish("FINISHED")
     client = MlflowClient(uri)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.contracts import DataSplits, Epoch, StepCallback
+from src.contracts import DataSplits, Epoch, InputError, StepCallback
 from src.data.batches import TensorBatches, evaluation_batches
 from src.training.fit import Fitted, fit
 from src.training.losses import CrossEntropy
@@ -174,7 +174,7 @@ def test_callbacks_see_every_step_and_its_share(splits: DataSplits, tmp_path: Pa
 
 
 def test_a_diverged_training_says_so(splits: DataSplits, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="diverged"):
+    with pytest.raises(InputError, match="diverged"):
         train(splits, network(splits), tmp_path / "c.ckpt", rate=1e20)
 
 
