@@ -29,13 +29,16 @@ ROLES = {
 }
 
 
-def export_onnx(model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> None:
+def export_onnx(
+    model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, *, integer_biases: bool = True
+) -> None:
     """Write ``model`` to ``path``, batch size free, its card in the file's metadata.
 
     Args:
         model: In eval mode; quantizers are torch's fake-quantize operators.
         example_input: ``[1, c, h, w]``.
         path: Written whole or not at all.
+        integer_biases: Write what ONNX Runtime needs to fuse a whole quantized network; OpenVINO fuses without.
     """
     part = path.with_name(path.name + ".part")
     with warnings.catch_warnings():
@@ -52,8 +55,9 @@ def export_onnx(model: nn.Module, example_input: Tensor, path: Path, card: Model
         )
     written = onnx.load(str(part))
     store_integer_weights(written)
-    carry_quantization(written)
-    store_integer_biases(written)
+    if integer_biases:
+        carry_quantization(written)
+        store_integer_biases(written)
     helper.set_model_props(written, cards.to_text(card))
     onnx.checker.check_model(written)
     onnx.save(written, str(part))

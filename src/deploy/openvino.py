@@ -60,7 +60,7 @@ class OpenVino:
 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
             source = Path(folder) / "model.onnx"
-            export_onnx(model, example_input, source, card)
+            export_onnx(model, example_input, source, card, integer_biases=False)
             converted = ov.convert_model(str(source))
             for key, value in cards.to_text(card).items():
                 converted.set_rt_info(value, ["dnn_compression", key])

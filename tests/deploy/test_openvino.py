@@ -131,7 +131,7 @@ def test_half_precision_halves_the_weights_and_counts_them_the_same(tmp_path: Pa
         ("float32", "float32", False, "float32"),
         ("float16", "float32", False, "float32, float16 stored"),
         ("float32", "bf16", False, "bf16"),
-        ("float32", "bf16", True, "int8"),
+        ("float32", "bf16", True, "int8 and bf16"),
         ("float16", "float32", True, "int8, float16 stored"),
     ],
 )
