@@ -17,6 +17,7 @@ settings.load_profile("repeatable")
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread, so that tests share a machine; the user's data folder is not theirs."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)  # what a training of another test left on
     monkeypatch.delenv("DNNC_DATA", raising=False)
 
 

@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
 from src.models.resnet import BasicBlock
 
-CONF = Path(__file__).parents[2] / "conf" / "model"
+CONF = Path(__file__).parents[2] / "conf"
 GREY_28, COLOUR_32, GREY_8 = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 
 
 def configured(name: str, shape: tuple[int, int, int], classes: int = 10, **settings: Any) -> nn.Module:
     """The network of ``conf/model/<name>.yaml`` without memory for its weights, which counting does not need."""
-    config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), settings)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(compose(f"model/{name}").model)), settings)
     known = {"num_classes": classes, "in_channels": shape[0], "image_size": shape[1:]}
     if config._target_.startswith("src."):
         del config["weights"]
