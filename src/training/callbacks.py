@@ -13,20 +13,73 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
-from src.contracts import Epoch, EpochBatches, StepCallback
+from src.contracts import Epoch, EpochBatches, StepCallback, TrainingProgress
 from src.training.classifier import Classifier
 
 
-class SeedEpochs(Callback):
-    """Makes everything random in an epoch follow from (seed, epoch), so that a resumed run repeats it to the bit."""
+class Course(Callback):
+    """Leads a training through its epochs: seeds them, sets the learning rate, keeps their records, tells a listener.
 
-    def __init__(self, seed: int, batches: EpochBatches) -> None:
-        self.seed = seed
-        self.batches = batches
+    Everything random in an epoch follows from (seed, epoch), so that a resumed training repeats it to the bit. One
+    callback and not four, since Lightning's way to each costs as much as a small network's layer.
+
+    Args:
+        seed: Of the training.
+        batches: Told of each epoch.
+        rate: Factor of the learning rate at a share of all steps.
+        total_steps: Of the whole training.
+        progress: Told of every ``every``-th step and of each epoch.
+        every: At each step it would cost a tenth of a small network's speed.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        batches: EpochBatches,
+        rate: Callable[[float], float],
+        total_steps: int,
+        progress: TrainingProgress,
+        every: int = 20,
+    ) -> None:
+        self.seed, self.batches, self.rate, self.total_steps = seed, batches, rate, total_steps
+        self.progress, self.every = progress, every
+        self.epochs: list[Epoch] = []
+        self._started = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
         self.batches.set_epoch(trainer.current_epoch)
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        factor = self.rate(trainer.global_step / self.total_steps)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        step = trainer.global_step
+        if step % self.every == 0:
+            self.progress.step(trainer.current_epoch, step, pl_module.training_sums.loss)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        epoch = Epoch(
+            epoch=trainer.current_epoch,
+            train_loss=pl_module.training_sums.loss,
+            train_accuracy=pl_module.training_sums.accuracy,
+            validation_accuracy=pl_module.validation_sums.accuracy,
+            learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+            seconds=time.perf_counter() - self._started,
+            finished_at=time.time(),
+        )
+        self.epochs.append(epoch)
+        self.progress.epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = [Epoch(**epoch) for epoch in state_dict["epochs"]]
 
 
 class StepCallbacks(Callback):
@@ -45,38 +98,6 @@ class StepCallbacks(Callback):
             callback.after_step(pl_module.model, trainer.global_step / self.total_steps)
 
 
-class EpochRecords(Callback):
-    """Keeps what each epoch came to, also over a resume, and tells a listener."""
-
-    def __init__(self, tell: Callable[[Epoch], None]) -> None:
-        self.tell = tell
-        self.epochs: list[Epoch] = []
-        self._started = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        epoch = Epoch(
-            epoch=trainer.current_epoch,
-            train_loss=pl_module.train_loss,
-            train_accuracy=pl_module.train_accuracy,
-            validation_accuracy=pl_module.validation_accuracy,
-            learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
-            seconds=time.perf_counter() - self._started,
-            finished_at=time.time(),
-        )
-        self.epochs.append(epoch)
-        self.tell(epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epochs": [asdict(epoch) for epoch in self.epochs]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.epochs = [Epoch(**epoch) for epoch in state_dict["epochs"]]
-
-
 class KeepBest(Callback):
     """Keeps a copy of the weights that classified most validation images rightly; the earlier wins a tie."""
 
@@ -87,8 +108,8 @@ class KeepBest(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        if pl_module.validation_accuracy > self.accuracy:
-            self.accuracy, self.epoch = pl_module.validation_accuracy, trainer.current_epoch
+        if pl_module.validation_sums.accuracy > self.accuracy:
+            self.accuracy, self.epoch = pl_module.validation_sums.accuracy, trainer.current_epoch
             self.weights = {name: value.detach().clone() for name, value in pl_module.model.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,15 +130,3 @@ class EpochCheckpoint(Checkpoint):
         part = self.path.with_suffix(".part")
         trainer.save_checkpoint(part)
         os.replace(part, self.path)
-
-
-class TellProgress(Callback):
-    """Tells a progress bar every ``every`` steps; at each step it would cost a tenth of a small network's speed."""
-
-    def __init__(self, tell: Callable[[int, int, float], None], every: int = 20) -> None:
-        self.tell = tell
-        self.every = every
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        if trainer.global_step % self.every == 0:
-            self.tell(trainer.current_epoch, trainer.global_step, pl_module.train_loss)

@@ -12,6 +12,33 @@ from torch import Tensor, nn
 from src.contracts import Loss
 
 
+class Sums:
+    """Loss, hits and images of an epoch so far; on the device, and read only when somebody asks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss_sum = torch.zeros((), device=device)
+        self.hit_sum = torch.zeros((), device=device, dtype=torch.int64)
+        self.batches = self.images = 0
+
+    def add(self, logits: Tensor, labels: Tensor, loss: Tensor | None = None) -> None:
+        """Add a batch: ``logits [n, classes]``, ``labels [n]`` and its mean loss."""
+        if loss is not None:
+            self.loss_sum += loss.detach()
+        self.hit_sum += (logits.detach().argmax(1) == labels).sum()
+        self.batches += 1
+        self.images += len(labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean over batches."""
+        return float(self.loss_sum) / max(1, self.batches)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images classified rightly."""
+        return int(self.hit_sum) / max(1, self.images)
+
+
 class Classifier(pl.LightningModule):
     """Trains ``model`` on batches of normalized images and labels.
 
@@ -22,66 +49,42 @@ class Classifier(pl.LightningModule):
         model: Trained in place.
         loss: What is minimised.
         optimizer: Called with the parameters.
-        rate: Factor of the learning rate at a share of all steps.
-        total_steps: Of the whole training.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss,
-        optimizer: Callable[..., Any],
-        rate: Callable[[float], float],
-        total_steps: int,
-    ) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, optimizer: Callable[..., Any]) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.optimizer_of = optimizer
-        self.rate = rate
-        self.total_steps = total_steps
-        self.train_sums = torch.zeros(3)
-        self.validation_sums = torch.zeros(2)
+        self.training_sums = Sums(self.device)
+        self.validation_sums = Sums(self.device)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning notes each of its hooks, some 40 a step: past Module's slow way
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_of(p for p in self.model.parameters() if p.requires_grad)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step / self.total_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
 
     def on_train_epoch_start(self) -> None:
-        self.train_sums = torch.zeros(3, device=self.device)
+        self.training_sums = Sums(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         logits = self.model(images)
         loss = self.loss(logits, labels, images)
-        with torch.no_grad():
-            self.train_sums[0] += loss * len(labels)
-            self.train_sums[1] += (logits.argmax(1) == labels).sum()
-            self.train_sums[2] += len(labels)
+        self.training_sums.add(logits, labels, loss)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.validation_sums = torch.zeros(2, device=self.device)
+        self.validation_sums = Sums(self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         images, labels = batch
-        logits = self.model(images.contiguous(memory_format=torch.channels_last))
-        self.validation_sums[0] += (logits.argmax(1) == labels).sum()
-        self.validation_sums[1] += len(labels)
-
-    @property
-    def train_loss(self) -> float:
-        """Mean loss of the epoch so far."""
-        return float(self.train_sums[0] / self.train_sums[2].clamp(min=1))
-
-    @property
-    def train_accuracy(self) -> float:
-        """Share of training images classified rightly in the epoch so far."""
-        return float(self.train_sums[1] / self.train_sums[2].clamp(min=1))
-
-    @property
-    def validation_accuracy(self) -> float:
-        """Share of validation images classified rightly in the last validation."""
-        return float(self.validation_sums[0] / self.validation_sums[1].clamp(min=1))
+        self.validation_sums.add(self.model(images.contiguous(memory_format=torch.channels_last)), labels)

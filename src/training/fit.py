@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from src.contracts import Epoch, EpochBatches, InputError, Loss, StepCallback, TrainingProgress
-from src.training.callbacks import EpochCheckpoint, EpochRecords, KeepBest, SeedEpochs, StepCallbacks, TellProgress
+from src.training.callbacks import Course, EpochCheckpoint, KeepBest, StepCallbacks
 from src.training.classifier import Classifier
 from src.training.recipe import Compute, Recipe
 
@@ -43,6 +43,8 @@ def use_compute(compute: Compute) -> None:
     """Set this process's threads and have denormal numbers flushed to zero."""
     torch.set_num_threads(compute.threads)
     torch.set_flush_denormal(True)
+    # Deterministic algorithms would also fill each new tensor first, against code that reads what it never wrote.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def fit(
@@ -76,10 +78,10 @@ def fit(
     use_compute(compute)
     total_steps = recipe.epochs * len(train)
     progress.start(recipe.epochs, total_steps)
-    records = EpochRecords(progress.epoch)
+    course = Course(seed, train, recipe.rate, total_steps, progress)
     best = KeepBest() if recipe.keep == "best" else None
     model.train().to(memory_format=torch.channels_last)
-    module = Classifier(model, loss or recipe.loss, recipe.optimizer, recipe.rate, total_steps)
+    module = Classifier(model, loss or recipe.loss, recipe.optimizer)
     module.train()
     trainer = pl.Trainer(
         accelerator="gpu" if compute.device == "cuda" else "cpu",
@@ -87,10 +89,8 @@ def fit(
         precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
         max_epochs=recipe.epochs,
         callbacks=[
-            SeedEpochs(seed, train),
+            course,
             *([StepCallbacks(callbacks, total_steps)] if callbacks else []),
-            TellProgress(progress.step),
-            records,
             *([best] if best else []),
             EpochCheckpoint(checkpoint),
         ],
@@ -114,13 +114,13 @@ def fit(
         raise KeyboardInterrupt from stop
     finally:
         progress.stop()
-    if records.epochs and not all(torch.isfinite(p).all() for p in model.parameters()):
+    if course.epochs and not all(torch.isfinite(p).all() for p in model.parameters()):
         checkpoint.unlink()
         raise InputError(
-            f"training diverged: weights became NaN or infinite by epoch {len(records.epochs)}; lower the learning rate"
+            f"training diverged: weights became NaN or infinite by epoch {len(course.epochs)}; lower the learning rate"
         )
     if best is not None and best.weights:
         model.load_state_dict(best.weights)
     model.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    kept = best.epoch if best is not None else len(records.epochs) - 1
-    return Fitted(tuple(records.epochs), recipe.keep, kept, resumed_epoch)
+    kept = best.epoch if best is not None else len(course.epochs) - 1
+    return Fitted(tuple(course.epochs), recipe.keep, kept, resumed_epoch)
