@@ -9,7 +9,9 @@ run: $(INSTALLED)
 	@$(BIN)/python -m src.run +experiment=digits_quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --ignore=tests/test_run.py
+	@# The command turns file descriptors and configures logging: a process of its own, whatever ran before.
+	$(BIN)/python -m pytest -n 2 tests/test_run.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

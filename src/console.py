@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,6 +19,8 @@ Rows = Sequence[Mapping[str, Any]]
 @contextmanager
 def only_ours(log: Path, *, verbose: bool) -> Iterator[TextIO]:
     """Send whatever libraries print, also from C++, to ``log``; yield the terminal.
+
+    File descriptors are turned, not ``sys.stdout``: a library that keeps the stream beyond this block keeps a good one.
 
     Args:
         log: Appended to.
@@ -35,8 +37,7 @@ def only_ours(log: Path, *, verbose: bool) -> Iterator[TextIO]:
     try:
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        with os.fdopen(os.dup(sink), "w", buffering=1) as lines, redirect_stdout(lines), redirect_stderr(lines):
-            yield terminal
+        yield terminal
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
