@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from src.console import Bar
 from src.contracts import DataSplits
 from src.data.augmentation import ShiftedCrop
-from src.data.batches import TensorBatches, evaluation_batches
+from src.data.batches import evaluation_batches, training_batches
 from src.data.images import data_root
 from src.data.torchvision_sets import TorchvisionData
 from src.metrics.machine import machine
@@ -99,7 +99,9 @@ def measure(name: str, splits: DataSplits, epochs: int, rounds: int) -> dict[str
     kinds: dict[str, Callable[[], float]] = {}
     for precision in precisions:
         compute = Compute("cpu", precision, native.threads)
-        kinds[f"bare {precision}"] = partial(bare, name, splits, batches(splits, batch_size), compute, epochs)
+        kinds[f"bare {precision}"] = partial(
+            bare, name, splits, training_batches(splits, batch_size, seed=0), compute, epochs
+        )
         kinds[f"project {precision}"] = partial(project, name, splits, compute, epochs)
     loader = data_loader(batch_size)
     kinds["DataLoader float32"] = partial(bare, name, splits, loader, Compute("cpu", "float32", native.threads), 1)
@@ -109,18 +111,6 @@ def measure(name: str, splits: DataSplits, epochs: int, rounds: int) -> dict[str
             speeds[kind].append(run())
             print(f"{name} {kind}: {speeds[kind][-1]:,.0f} samples/s", file=sys.stderr, flush=True)
     return {kind: statistics.median(values) for kind, values in speeds.items()}
-
-
-def batches(splits: DataSplits, batch_size: int) -> TensorBatches:
-    return TensorBatches(
-        splits.train,
-        batch_size,
-        mean=splits.mean,
-        std=splits.std,
-        augmentation=splits.augmentation,
-        shuffle_seed=0,
-        drop_last=True,
-    )
 
 
 def data_loader(batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -178,7 +168,7 @@ def bare(name: str, splits: DataSplits, train: Any, compute: Compute, epochs: in
 def project(name: str, splits: DataSplits, compute: Compute, epochs: int) -> float:
     """What ``python -m src.run`` does for a baseline."""
     model = build_model(BUILDERS[name], splits, 0)
-    train = batches(splits, BATCH[name])
+    train = training_batches(splits, BATCH[name], seed=0)
     with tempfile.TemporaryDirectory() as folder, _Terminal(folder) as terminal:
         started = time.perf_counter()
         fitted = fit(
