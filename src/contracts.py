@@ -135,6 +135,9 @@ class StepCallback:
     def before_step(self, model: nn.Module, progress: float) -> None:
         """Called before a step; ``progress`` in [0, 1) is the share of all steps already taken."""
 
+    def after_backward(self, model: nn.Module) -> None:
+        """Called between the backward pass and the step, when every gradient is there and may be changed."""
+
     def after_step(self, model: nn.Module, progress: float) -> None:
         """Called after a step; ``progress`` in (0, 1]."""
 

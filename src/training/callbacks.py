@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,23 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
-from src.contracts import Epoch, EpochBatches, StepCallback, TrainingProgress
+from src.contracts import Epoch, EpochBatches, TrainingProgress
 from src.training.classifier import Classifier
 
 
 class Course(Callback):
-    """Leads a training through its epochs: seeds them, sets the learning rate, keeps their records, tells a listener.
+    """Leads a training through its epochs: seeds them, keeps their records, tells a listener.
 
-    Everything random in an epoch follows from (seed, epoch), so that a resumed training repeats it to the bit. One
-    callback and not four, since Lightning's way to each costs as much as a small network's layer.
+    Everything random in an epoch follows from (seed, epoch), so that a resumed training repeats it to the bit.
 
     Args:
         seed: Of the training.
         batches: Told of each epoch.
-        rate: Factor of the learning rate at a share of all steps.
-        total_steps: Of the whole training.
-        progress: Told of every ``every``-th step and of each epoch.
-        every: At each step it would cost a tenth of a small network's speed.
+        progress: Told of each epoch's end.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        batches: EpochBatches,
-        rate: Callable[[float], float],
-        total_steps: int,
-        progress: TrainingProgress,
-        every: int = 20,
-    ) -> None:
-        self.seed, self.batches, self.rate, self.total_steps = seed, batches, rate, total_steps
-        self.progress, self.every = progress, every
+    def __init__(self, seed: int, batches: EpochBatches, progress: TrainingProgress) -> None:
+        self.seed, self.batches, self.progress = seed, batches, progress
         self.epochs: list[Epoch] = []
         self._started = 0.0
 
@@ -50,16 +36,6 @@ class Course(Callback):
         torch.manual_seed(self.seed * 1_000_003 + trainer.current_epoch)
         self.batches.set_epoch(trainer.current_epoch)
         self._started = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        factor = self.rate(trainer.global_step / self.total_steps)
-        for group in trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        step = trainer.global_step
-        if step % self.every == 0:
-            self.progress.step(trainer.current_epoch, step, pl_module.training_sums.loss)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -80,22 +56,6 @@ class Course(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.epochs = [Epoch(**epoch) for epoch in state_dict["epochs"]]
-
-
-class StepCallbacks(Callback):
-    """Calls the callbacks of a compression method around each optimizer step."""
-
-    def __init__(self, callbacks: Sequence[StepCallback], total_steps: int) -> None:
-        self.callbacks = list(callbacks)
-        self.total_steps = total_steps
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        for callback in self.callbacks:
-            callback.before_step(pl_module.model, trainer.global_step / self.total_steps)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
-        for callback in self.callbacks:
-            callback.after_step(pl_module.model, trainer.global_step / self.total_steps)
 
 
 class KeepBest(Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from src.contracts import Epoch, EpochBatches, InputError, Loss, StepCallback, TrainingProgress
-from src.training.callbacks import Course, EpochCheckpoint, KeepBest, StepCallbacks
+from src.training.callbacks import Course, EpochCheckpoint, KeepBest
 from src.training.classifier import Classifier
 from src.training.recipe import Compute, Recipe
 
@@ -76,24 +76,17 @@ def fit(
         KeyboardInterrupt: Ctrl-C; the last epoch's checkpoint stays.
     """
     use_compute(compute)
-    total_steps = recipe.epochs * len(train)
-    progress.start(recipe.epochs, total_steps)
-    course = Course(seed, train, recipe.rate, total_steps, progress)
+    progress.start(recipe.epochs, recipe.epochs * len(train))
+    course = Course(seed, train, progress)
     best = KeepBest() if recipe.keep == "best" else None
     model.train().to(memory_format=torch.channels_last)
-    module = Classifier(model, loss or recipe.loss, recipe.optimizer)
+    module = Classifier(model, recipe, loss or recipe.loss, compute.precision, callbacks, progress)
     module.train()
     trainer = pl.Trainer(
         accelerator="gpu" if compute.device == "cuda" else "cpu",
         devices=1,
-        precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
         max_epochs=recipe.epochs,
-        callbacks=[
-            course,
-            *([StepCallbacks(callbacks, total_steps)] if callbacks else []),
-            *([best] if best else []),
-            EpochCheckpoint(checkpoint),
-        ],
+        callbacks=[course, *([best] if best else []), EpochCheckpoint(checkpoint)],
         deterministic=True if compute.device == "cpu" else "warn",  # some CUDA operations have no other kind
         logger=False,
         enable_progress_bar=False,
@@ -108,7 +101,7 @@ def fit(
         progress.resumed(resumed_epoch)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, train, validation, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, _Epoch(train), validation, ckpt_path=resume, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with code 1, and ignores further ones
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from stop
@@ -124,3 +117,16 @@ def fit(
     model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     kept = best.epoch if best is not None else len(course.epochs) - 1
     return Fitted(tuple(course.epochs), recipe.keep, kept, resumed_epoch)
+
+
+class _Epoch:
+    """All batches of an epoch as the one batch of a Lightning loader."""
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[EpochBatches]:
+        yield self.batches
