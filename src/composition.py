@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from src import command
 
 if TYPE_CHECKING:
-    from src.experiment import Plan
+    from src.plan import Plan
 
 
 def register_resolvers() -> None:
@@ -27,8 +27,8 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         chosen: Hydra's choices: which file each group came from.
     """
     from src.contracts import InputError, Method
-    from src.experiment import Part, Plan
     from src.methods.chain import Chain
+    from src.plan import Part, Plan
     from src.training.recipe import Compute
 
     if isinstance(resolved["seed"], bool) or not isinstance(resolved["seed"], int) or resolved["seed"] < 0:

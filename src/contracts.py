@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 class InputError(Exception):
     """What the user asked for cannot be done; the message says why and what to do (exit 2)."""
+
+
+class NoEffectError(ValueError):
+    """A method would change nothing; with a trained network instead of an untrained one it might."""
 
 
 class TrackingError(Exception):
@@ -129,6 +134,15 @@ class Loss(Protocol):
         ...
 
 
+@runtime_checkable
+class TaughtLoss(Protocol):
+    """A loss that also compares with a teacher."""
+
+    def taught(self, student: nn.Module, before: nn.Module) -> AbstractContextManager[Loss]:
+        """The loss while ``student`` is trained; ``before`` is the network as it came to this step."""
+        ...
+
+
 class StepCallback:
     """What a method does around each optimizer step while it fine-tunes; does nothing by itself."""
 
@@ -167,7 +181,10 @@ class TrainingProgress(Protocol):
 
 
 class FineTune(Protocol):
-    """Trains ``model`` in place on the training split, resuming where a stopped run left off."""
+    """Trains ``model`` in place on the training split, resuming where a stopped run left off.
+
+    What earlier steps made is kept meanwhile: zeros stay zeros, weights that share a value go on sharing one.
+    """
 
     def __call__(
         self,
@@ -203,13 +220,21 @@ class Context:
 
 @runtime_checkable
 class Method(Protocol):
-    """A compression method: one file in ``src/methods``, one in ``conf/method``, one test."""
+    """A compression method: one file in ``src/methods``, one in ``conf/method``, one test.
+
+    It may declare, as attributes of its class, what a chain needs to know:
+
+    - ``makes``: what later steps must keep, of ``zeros`` and ``shared values``;
+    - ``undoes``: which of these it cannot keep, with the reason;
+    - ``ends_chain``: why no step can follow.
+    """
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
         """Return the compressed model; ``model`` may be changed in place.
 
         Raises:
-            ValueError: It would compress nothing, or everything.
+            NoEffectError: It would change nothing.
+            ValueError: It cannot be done: everything would go, a layer's name matches nothing, …
         """
         ...
 
@@ -230,12 +255,49 @@ class StructuralMethod(Method, Protocol):
         """Give an untouched ``model`` the recorded structure (weights are loaded afterwards)."""
         ...
 
-    def lower(self, model: nn.Module, example_input: Tensor) -> nn.Module:
-        """A copy in operators that every exporter knows; ``example_input`` is ``[1, c, h, w]``."""
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """What a file holds for a weight: ``(integers - zero_point) * scale`` are its values.
+
+    Attributes:
+        integers: int32, of the weight's shape.
+        bits: Of each.
+        scale, zero_point: float32 and int32, ``[]`` or ``[out]``.
+    """
+
+    integers: Tensor
+    bits: int
+    scale: Tensor
+    zero_point: Tensor
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A quantized network as exporters take it.
+
+    Attributes:
+        model: In operators that every exporter knows.
+        weights: By parameter name, those that the exporter is to store as integers; where operators for that are in
+            the model, it is empty.
+        integer: Whether activations are integers, too, so that runtimes compute in them.
+    """
+
+    model: nn.Module
+    weights: Mapping[str, StoredWeight]
+    integer: bool
+
+
+@runtime_checkable
+class QuantizingMethod(StructuralMethod, Protocol):
+    """A method whose weights are stored in fewer bits; it ends a chain."""
+
+    def lower(self, model: nn.Module, example_input: Tensor) -> Lowered:
+        """A copy for the exporters; ``example_input`` is ``[1, c, h, w]``."""
         ...
 
-    def stored_weights(self, model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-        """The values that a file holds for a weight and their bits, by parameter name, where they are not its own."""
+    def stored_weights(self, model: nn.Module) -> dict[str, StoredWeight]:
+        """What a file holds for each quantized weight, by parameter name."""
         ...
 
 
@@ -326,8 +388,13 @@ class Target(Protocol):
         """The precision the file computes in: ``float32``, ``int8``, …"""
         ...
 
-    def export(self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> tuple[Path, ...]:
-        """Write ``model`` to ``path``; return every part of the file, ``path`` first."""
+    def export(
+        self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
+    ) -> tuple[Path, ...]:
+        """Write ``model`` to ``path``; return every part of the file, ``path`` first.
+
+        ``weights`` are those to be stored as integers, by parameter name, as far as the format can.
+        """
         ...
 
     def load(self, path: Path, threads: int = 1) -> Session:
@@ -388,6 +455,7 @@ class Row:
     nonzero_parameters: int | None
     macs: int | None
     peak_activation_bytes: int | None
+    bits_per_weight: float
     measured_at: str
     machine: str
     compression_ratio: float | None = None

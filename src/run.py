@@ -55,7 +55,12 @@ def _hydra() -> int:
         except Exception as error:
             errors.append(error)
 
-    task()
+    try:
+        task()
+    except KeyboardInterrupt:
+        if Survey.folder is not None and Survey.folder.is_dir():
+            _finish_tracking(Survey.folder, "KILLED")
+        raise
     if Survey.folder is not None and Survey.folder.is_dir():
         return _conclude_survey(Survey.folder)
     if errors:
@@ -161,6 +166,7 @@ def _conclude_survey(folder: Path) -> int:
         return WRONG_INPUT if reasons and all_input else FAILED
     notes = [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey["budget_missed"].items()]
     notes += [f"Failed: {failure['member']}: {failure['reason']}" for failure in survey["failed"]]
+    notes += _finish_tracking(folder, "FAILED" if survey["failed"] else "FINISHED")
     written = _written(folder, f" (survey.json, {len(survey['members'])} runs)", survey["tracking_uri"])
     _show(print, survey["rows"], notes, written)
     if survey["failed"]:
@@ -168,6 +174,25 @@ def _conclude_survey(folder: Path) -> int:
     if survey["tracking_failed"]:
         return TRACKING_FAILED
     return BUDGET_MISSED if survey["budget_missed"] else DONE
+
+
+def _finish_tracking(folder: Path, status: str) -> list[str]:
+    """Close the survey's run in the tracking store; what went wrong there is a note."""
+    from src import results
+    from src.console import only_ours
+    from src.contracts import TrackingError
+
+    uri = results.write_survey(folder)["tracking_uri"]
+    if uri is None:
+        return []
+    from src.tracking.mlflow import finish_survey
+
+    try:
+        with only_ours(folder / "survey.log", verbose=False):
+            finish_survey(uri, folder, status)
+    except TrackingError as error:
+        return [str(error)]
+    return []
 
 
 def _show(line: Callable[[str], None], rows: list[dict[str, Any]], notes: list[str], written: str) -> None:

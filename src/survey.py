@@ -30,6 +30,7 @@ class Survey(Callback):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         Survey.folder = Path(config.hydra.sweep.dir).absolute()
+        (Survey.folder / ".mlflow_parent").unlink(missing_ok=True)  # of an earlier survey in the same folder
         swept = dict(config.hydra.sweeper.get("params") or {})
         texts = [f"{key}={value}" for key, value in swept.items()]
         overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}

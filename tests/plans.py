@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from src.command import CONF
 from src.composition import build_plan, register_resolvers
 from src.console import Report
-from src.experiment import Experiment, Plan
+from src.experiment import Experiment
+from src.plan import Plan
 from src.stages.store import StageStore
 from src.tracking.off import Off
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from src.command import CONF
 from src.composition import build_plan
-from src.stages.identity import identity
-from src.stages.specs import baseline_spec, export_spec, step_spec
+from src.contracts import DataSplits, ImageSet
 from src.training.recipe import Compute
 from tests.plans import composed
 
@@ -29,32 +30,17 @@ def members(name: str) -> list[list[str]]:
 
 
 def identities(name: str, overrides: list[str]) -> dict[str, str]:
-    """The identity of each stage on a machine, code and library versions held fixed."""
+    """The identity of each stage, with machine, data, code and library versions held fixed."""
     resolved, chosen = composed([f"+experiment={name}", *overrides, "training.threads=1", "training.device=cpu"])
-    plan = build_plan(resolved, chosen)
-    fixed = {"compute": Compute("cpu", "float32", 1), "seed": plan.seed, "made_by": {"code": "0", "versions": {}}}
-    at = identity(
-        baseline_spec(
-            data=plan.data.config,
-            checksum="0" * 64,
-            model=plan.model.config,
-            training=plan.training.config,
-            weights_sha256=None,
-            **fixed,
-        )
-    )
-    named = {"baseline": at}
-    for step, method in plan.steps.items():
-        spec = step_spec(
-            input_identity=at, calibration="0" * 64, method=method.config, loss=plan.training.config["loss"], **fixed
-        )
-        named[step] = at = identity(spec)
-    for target, part in plan.targets.items():
-        spec = export_spec(
-            input_identity=at, classes=["a", "b"], target=part.config, machine="a board", made_by=fixed["made_by"]
-        )
-        named[f"export {target}"] = identity(spec)
-    return named
+    plan = replace(build_plan(resolved, chosen), compute=Compute("cpu", "float32", 1))
+    images = ImageSet(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    splits = DataSplits("data", ("a", "b"), images, images, images, images, (0.0,), (1.0,), None, "0" * 64)
+    with pytest.MonkeyPatch.context() as fixed:
+        fixed.setattr("src.plan.sources", lambda targets: {"code": "0", "versions": {}})
+        fixed.setattr("src.plan.machine", lambda: "a board")
+        stages = plan.stages(splits)
+        exports = [plan.export(target, stages[-1].identity, splits) for target in plan.targets]
+    return {stage.name: stage.identity for stage in [*stages, *exports]}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from src.contracts import Graph, GraphNode, GraphTensor, ModelCard, Role
+from src.contracts import Graph, GraphNode, GraphTensor, ModelCard, Role, StoredWeight
 from src.deploy import cards
 
 # Opset 13 has QuantizeLinear per channel and is what a Jetson Nano's onnxruntime 1.10 and TensorRT 8.2 read.
@@ -30,7 +31,13 @@ ROLES = {
 
 
 def export_onnx(
-    model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, *, integer_biases: bool = True
+    model: nn.Module,
+    example_input: Tensor,
+    path: Path,
+    card: ModelCard,
+    weights: Mapping[str, StoredWeight],
+    *,
+    integer_biases: bool = True,
 ) -> None:
     """Write ``model`` to ``path``, batch size free, its card in the file's metadata.
 
@@ -38,6 +45,7 @@ def export_onnx(
         model: In eval mode; quantizers are torch's fake-quantize operators.
         example_input: ``[1, c, h, w]``.
         path: Written whole or not at all.
+        weights: To be stored as integers behind a DequantizeLinear, by parameter name.
         integer_biases: Write what ONNX Runtime needs to fuse a whole quantized network; OpenVINO fuses without.
     """
     part = path.with_name(path.name + ".part")
@@ -55,6 +63,7 @@ def export_onnx(
         )
     written = onnx.load(str(part))
     store_integer_weights(written)
+    dequantize_stored_weights(written, weights)
     if integer_biases:
         carry_quantization(written)
         store_integer_biases(written)
@@ -95,6 +104,32 @@ def store_integer_weights(model: onnx.ModelProto) -> None:
     for tensor in list(graph.initializer):
         if tensor.name not in used:
             graph.initializer.remove(tensor)
+
+
+def dequantize_stored_weights(model: onnx.ModelProto, weights: Mapping[str, StoredWeight]) -> None:
+    """Replace each float initializer named in ``weights`` by 8-bit integers and a DequantizeLinear, in place.
+
+    Runtimes make floats of them when the file is loaded: it is smaller, not faster. Opset 13 has no integers of 16
+    bits; weights of more than 8 bits stay floats.
+    """
+    graph = model.graph
+    ahead: list[onnx.NodeProto] = []
+    for tensor in list(graph.initializer):
+        stored = weights.get(tensor.name)
+        if stored is None or stored.bits > 8:
+            continue
+        kind = np.int8 if int(stored.integers.min()) < 0 or int(stored.zero_point.min()) < 0 else np.uint8
+        parts: dict[str, np.ndarray] = {
+            f"{tensor.name}_integers": stored.integers.numpy().astype(kind),
+            f"{tensor.name}_scale": stored.scale.numpy().astype(np.float32),
+            f"{tensor.name}_zero_point": stored.zero_point.numpy().astype(kind),
+        }
+        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in parts.items())
+        ahead.append(helper.make_node("DequantizeLinear", list(parts), [tensor.name], axis=0))
+        graph.initializer.remove(tensor)
+    ordered = [*ahead, *graph.node]
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 def carry_quantization(model: onnx.ModelProto) -> None:

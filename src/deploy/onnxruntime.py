@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
-from src.contracts import Graph, InputError, ModelCard, Session, first_line
+from src.contracts import Graph, InputError, ModelCard, Session, StoredWeight, first_line
 from src.deploy import cards
 
 
@@ -23,10 +24,12 @@ class OnnxRuntime:
     def precision(self, integer: bool) -> str:
         return "int8" if integer else "float32"
 
-    def export(self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> tuple[Path, ...]:
+    def export(
+        self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
+    ) -> tuple[Path, ...]:
         from src.deploy.onnx_export import export_onnx
 
-        export_onnx(model, example_input, path, card)
+        export_onnx(model, example_input, path, card, weights)
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:

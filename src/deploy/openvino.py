@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, first_line
+from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight, first_line
 from src.deploy import cards
 
 STORED = ("float32", "float16")
@@ -53,23 +54,25 @@ class OpenVino:
         )
         return computed + kept
 
-    def export(self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard) -> tuple[Path, ...]:
+    def export(
+        self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
+    ) -> tuple[Path, ...]:
         import openvino as ov
 
         from src.deploy.onnx_export import export_onnx
 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
             source = Path(folder) / "model.onnx"
-            export_onnx(model, example_input, source, card, integer_biases=False)
+            export_onnx(model, example_input, source, card, weights, integer_biases=False)
             converted = ov.convert_model(str(source))
             for key, value in cards.to_text(card).items():
                 converted.set_rt_info(value, ["dnn_compression", key])
             written = Path(folder) / path.name
             ov.save_model(converted, str(written), compress_to_fp16=self.stored == "float16")
-            weights = path.with_suffix(".bin")
-            os.replace(written.with_suffix(".bin"), weights)
+            values = path.with_suffix(".bin")
+            os.replace(written.with_suffix(".bin"), values)
             os.replace(written, path)
-        return path, weights
+        return path, values
 
     def load(self, path: Path, threads: int = 1) -> Session:
         """Raises InputError where the file is no OpenVINO file."""

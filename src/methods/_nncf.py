@@ -17,6 +17,8 @@ from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
 from nncf.torch.function_hook.wrapper import get_hook_storage
 from torch import Tensor, nn
 
+from src.contracts import StoredWeight
+
 HOOKS = "__nncf_hooks"
 
 
@@ -91,14 +93,18 @@ def lower(model: nn.Module, example_input: Tensor) -> nn.Module:
 
 
 @torch.no_grad()
-def integer_weights(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-    """The integers that stand for each quantized weight, and their bits, by parameter name."""
+def integer_weights(model: nn.Module) -> dict[str, StoredWeight]:
+    """The integers that stand for each quantized weight, by parameter name."""
     parameters = dict(model.named_parameters())
-    found: dict[str, tuple[Tensor, int]] = {}
+    found: dict[str, StoredWeight] = {}
     for name, hook in get_hook_storage(model).named_hooks():
         kind, operation, port = decode_hook_name(name)
         weight = ".".join([*operation.split("/")[:-2], "weight"])  # layer/of/module/conv2d/0
         if kind == "pre_hooks" and port == 1 and weight in parameters:
             step = hook.scale.abs() / hook.level_high
-            found[weight] = (torch.round(hook(parameters[weight]) / step).to(torch.int32), int(hook.num_bits))
+            integers = torch.round(hook(parameters[weight]) / step).to(torch.int32)
+            scale = step.detach().flatten().squeeze()
+            found[weight] = StoredWeight(
+                integers, int(hook.num_bits), scale, torch.zeros_like(scale, dtype=torch.int32)
+            )
     return found

@@ -47,3 +47,17 @@ class Chain:
                 )
         self.name = name
         self.steps = dict(steps)
+
+
+def undone(steps: Mapping[str, Method]) -> list[str]:
+    """One line for each step that cannot keep what an earlier one makes."""
+    lines = []
+    for at, (later, method) in enumerate(steps.items()):
+        reasons: Mapping[str, str] = getattr(method, "undoes", {})
+        for earlier, before in list(steps.items())[:at]:
+            lines += [
+                f"{later} undoes the {what} of {earlier}: {reasons[what]}"
+                for what in getattr(before, "makes", ())
+                if what in reasons
+            ]
+    return lines

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Context, StepCallback
+from src.contracts import Context, NoEffectError, StepCallback
 from src.methods import _nncf
 
 Scores = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -68,7 +68,7 @@ class Prune:
         zeros = sum(int((weight == 0).sum()) for weight in weights.values())
         asked = round(self.sparsity * sum(weight.numel() for weight in weights.values()))
         if asked <= zeros:
-            raise ValueError(
+            raise (NoEffectError if asked else ValueError)(
                 f"sparsity {self.sparsity} asks for {asked:,} zeros, and the network has {zeros:,} already: "
                 f"nothing would be pruned"
             )

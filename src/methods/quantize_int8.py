@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.contracts import Context
+from src.contracts import Context, Lowered, NoEffectError, StoredWeight
 from src.methods import _nncf
 from src.primitives.folding import fold, fold_batch_norm
 
@@ -39,7 +39,7 @@ class QuantizeInt8:
         self._folded = fold_batch_norm(model, context.example_input)
         quantized = _nncf.quantize(model, images, bias_correction=self.bias_correction)
         if not _nncf.config_of(quantized)["compression_state"]:
-            raise ValueError("the network has no convolution and no dense layer: nothing was quantized")
+            raise NoEffectError("the network has no convolution and no dense layer: nothing was quantized")
         return quantized.eval()
 
     def structure(self, model: nn.Module) -> dict[str, Any]:
@@ -51,10 +51,10 @@ class QuantizeInt8:
         self._folded = [(layer, norm) for layer, norm in structure["folded"]]
         return _nncf.restore(fold(model.eval(), self._folded), structure["nncf"]).eval()
 
-    def lower(self, model: nn.Module, example_input: Tensor) -> nn.Module:
+    def lower(self, model: nn.Module, example_input: Tensor) -> Lowered:
         """A copy with torch's fake-quantize operators in place of NNCF's."""
-        return _nncf.lower(model, example_input)
+        return Lowered(_nncf.lower(model, example_input), {}, integer=True)
 
-    def stored_weights(self, model: nn.Module) -> dict[str, tuple[Tensor, int]]:
+    def stored_weights(self, model: nn.Module) -> dict[str, StoredWeight]:
         """The 8-bit integers of each quantized weight."""
         return _nncf.integer_weights(model)

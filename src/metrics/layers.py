@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from src.contracts import StoredWeight
 
-def describe_layers(model: nn.Module, stored: Mapping[str, tuple[Tensor, int]]) -> list[dict[str, Any]]:
+
+def describe_layers(model: nn.Module, stored: Mapping[str, StoredWeight]) -> list[dict[str, Any]]:
     """Sparsity, kept channels, distinct values and bits of each weight tensor, as a file holds it.
 
     Args:
         model: Its weights are what is stored, unless ``stored`` says otherwise.
-        stored: Values and bits by parameter name; the values need not be scaled, zero being zero.
+        stored: By parameter name, what a file holds in place of a weight.
 
     Returns:
         A dict a weight of two dimensions or more: ``name``, ``shape``, ``parameters``, ``sparsity`` in [0, 1],
@@ -23,7 +25,10 @@ def describe_layers(model: nn.Module, stored: Mapping[str, tuple[Tensor, int]]) 
     for name, weight in model.named_parameters():
         if weight.dim() < 2 or "__nncf_hooks" in name:
             continue
-        values, bits = stored.get(name, (weight.detach(), 32))
+        if name in stored:
+            values, bits = stored[name].integers - _along(stored[name].zero_point, weight.dim()), stored[name].bits
+        else:
+            values, bits = weight.detach(), 32
         described.append(
             {
                 "name": name,
@@ -36,3 +41,7 @@ def describe_layers(model: nn.Module, stored: Mapping[str, tuple[Tensor, int]]) 
             }
         )
     return described
+
+
+def _along(per_output: Tensor, dimensions: int) -> Tensor:
+    return per_output.view(-1, *[1] * (dimensions - 1)) if per_output.dim() else per_output

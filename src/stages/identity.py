@@ -37,6 +37,19 @@ def targets_of(config: Any) -> set[str]:
     return set()
 
 
+def files_of(config: Any, key: str = "") -> dict[str, str]:
+    """The SHA-256 of each file that a resolved config names under a key ``weights`` or ``file``, by its full key."""
+    if isinstance(config, Mapping):
+        parts = [files_of(value, f"{key}.{name}" if key else str(name)) for name, value in config.items()]
+    elif isinstance(config, (list, tuple)):
+        parts = [files_of(value, f"{key}.{at}") for at, value in enumerate(config)]
+    elif isinstance(config, str) and key.rpartition(".")[2] in ("weights", "file") and Path(config).is_file():
+        parts = [{key: hashlib.sha256(Path(config).read_bytes()).hexdigest()}]
+    else:
+        parts = []
+    return {name: digest for part in parts for name, digest in part.items()}
+
+
 def sources(targets: Iterable[str]) -> dict[str, Any]:
     """The source and the library versions that make what ``targets`` name.
 

@@ -38,14 +38,26 @@ def baseline_spec(
 
 
 def step_spec(
-    *, input_identity: str, calibration: str, method: Config, loss: Config, compute: Any, seed: int, made_by: Config
+    *,
+    input_identity: str,
+    calibration: str,
+    method: Config,
+    files: Mapping[str, str],
+    loss: Config,
+    compute: Any,
+    seed: int,
+    made_by: Config,
 ) -> dict[str, Any]:
-    """One method on what another stage made; that stage's identity stands for data, model and training."""
+    """One method on what another stage made; that stage's identity stands for data, model and training.
+
+    ``files`` holds the SHA-256 of each file that the method's settings name.
+    """
     return {
         "kind": "step",
         "input": input_identity,
         "calibration": calibration,
         "method": dict(method),
+        "files": dict(files),
         "loss": dict(loss),
         "compute": _values(compute),
         "seed": seed,

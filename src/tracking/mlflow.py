@@ -26,6 +26,25 @@ MODEL_PARAMS = ("variant", "target", "runtime", "precision", "data", "model", "i
 SHORT = 6000  # MLflow refuses longer parameters; the whole config is an artifact, too
 
 
+def finish_survey(uri: str, survey: Path, status: str) -> None:
+    """Close the parent run of a survey with its final ``survey.json``; raises TrackingError where that fails.
+
+    Args:
+        uri: Of the store.
+        survey: The survey's folder.
+        status: FINISHED or FAILED.
+    """
+    from mlflow import MlflowClient
+
+    noted = survey / PARENT
+    if not noted.exists():
+        return
+    with answering(uri):
+        client = MlflowClient(tracking_uri=uri)
+        client.log_artifact(noted.read_text(), str(survey / "survey.json"))
+        client.set_terminated(noted.read_text(), status)
+
+
 class MlflowTracker:
     """Logs to one MLflow store.
 
@@ -67,7 +86,7 @@ class MlflowTracker:
 
         self._variant, self._data = run.variant, run.data
         # One process at a time: two that create the same store, or write down the same data set, crash each other.
-        with self._answering(), FileLock(Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock", mode=0o666):
+        with answering(self.uri), FileLock(Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock", mode=0o666):
             self._client = MlflowClient(tracking_uri=self.uri)
             self._experiment = self._experiment_id(run.experiment)
             self._parent = self._parent_run(run)
@@ -89,7 +108,7 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         numbers = {key: value for key, value in asdict(epoch).items() if key not in ("epoch", "finished_at")}
-        with self._answering():
+        with answering(self.uri):
             self._client.log_batch(
                 self._run,
                 metrics=[
@@ -101,7 +120,7 @@ class MlflowTracker:
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
-        with self._answering():
+        with answering(self.uri):
             own = [row for row in rows if row.variant == self._variant]
             for row in [*(row for row in rows if row.variant != self._variant), *own[::-1]]:
                 model = self._logged_before(row)
@@ -137,17 +156,13 @@ class MlflowTracker:
 
     def finish(self, status: str) -> None:
         monitor, self._monitor = self._monitor, None
-        with self._answering():
+        with answering(self.uri):
             try:
                 if monitor is not None:
                     monitor.finish()
             finally:
                 if self._run:
                     self._client.set_terminated(self._run, status)
-            if self._parent and self.survey is not None:
-                if (self.survey / "survey.json").exists():
-                    self._client.log_artifact(self._parent, str(self.survey / "survey.json"))
-                self._client.set_terminated(self._parent, "FINISHED")
 
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -244,20 +259,21 @@ class MlflowTracker:
         self._client.finalize_logged_model(logged.model_id, "READY")
         return str(logged.model_id)
 
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Turn whatever MLflow raises into a TrackingError of one line."""
-        try:
-            yield
-        except TrackingError:
-            raise
-        except Exception as error:  # MLflow lets through what its HTTP client, database and file system raise
-            reason = first_line(error)
-            if "Max retries exceeded" in reason or "Connection" in type(error.__cause__ or error).__name__:
-                raise TrackingError(
-                    f"Nothing answers at tracking.uri={self.uri}; start the server, or choose tracking=off"
-                ) from error
-            raise TrackingError(f"MLflow at {self.uri} failed: {reason[:300]}") from error
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow raises into a TrackingError of one line."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:  # MLflow lets through what its HTTP client, database and file system raise
+        reason = first_line(error)
+        if "Max retries exceeded" in reason or "Connection" in type(error.__cause__ or error).__name__:
+            raise TrackingError(
+                f"Nothing answers at tracking.uri={uri}; start the server, or choose tracking=off"
+            ) from error
+        raise TrackingError(f"MLflow at {uri} failed: {reason[:300]}") from error
 
 
 def _dataset(data: DataSplits) -> Any:

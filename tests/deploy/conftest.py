@@ -82,7 +82,7 @@ class Exported:
 
 
 def export(model: nn.Module, target: Target, folder: Path, side: int = 8) -> Exported:
-    return Exported(model, target.export(model, images(1, side), folder / f"model.{target.ending}", CARD), target)
+    return Exported(model, target.export(model, images(1, side), folder / f"model.{target.ending}", CARD, {}), target)
 
 
 @pytest.fixture(scope="session")
@@ -122,4 +122,4 @@ def quantized() -> Quantized:
 
     method = instantiate(OmegaConf.load(CONF))
     hooked = method.compress(copied, Context(calibration, no_loss, images(1), 0, no_training))
-    return Quantized(plain, hooked, method.lower(hooked, images(1)), method)
+    return Quantized(plain, hooked, method.lower(hooked, images(1)).model, method)

@@ -40,7 +40,7 @@ def test_names_of_any_alphabet_survive_in_the_card(tmp_path: Path) -> None:
     from dataclasses import replace
 
     card = replace(CARD, classes=("Größe", "信号", 'say "stop", \\ please'))
-    OnnxRuntime().export(cnn(), images(1), tmp_path / "m.onnx", card)
+    OnnxRuntime().export(cnn(), images(1), tmp_path / "m.onnx", card, {})
     assert OnnxRuntime().read_card(tmp_path / "m.onnx") == card
 
 

@@ -78,7 +78,7 @@ def test_names_of_any_alphabet_survive_in_the_card(tmp_path: Path) -> None:
     from dataclasses import replace
 
     card = replace(CARD, classes=("Größe", "信号", 'say "stop", <now> & \\ please'))
-    FLOAT.export(cnn(), images(1), tmp_path / "m.xml", card)
+    FLOAT.export(cnn(), images(1), tmp_path / "m.xml", card, {})
     assert FLOAT.read_card(tmp_path / "m.xml") == card
 
 

@@ -18,12 +18,12 @@ def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> N
     torch.manual_seed(0)
     method = QuantizeInt8(bias_correction=False)
     quantized = method.compress(Net().eval(), context(splits))
-    lowered = method.lower(quantized, context(splits).example_input)
+    lowered = method.lower(quantized, context(splits).example_input).model
     stored = method.stored_weights(quantized)
-    assert {name: bits for name, (_, bits) in stored.items()} == {"conv.weight": 8, "fc.weight": 8}
+    assert {name: weight.bits for name, weight in stored.items()} == {"conv.weight": 8, "fc.weight": 8}
     # Each channel uses its whole range; NNCF leaves the first layer half of it, against overflow on old processors.
-    assert set(stored["conv.weight"][0].abs().flatten(1).amax(1).tolist()) <= {63, 64, 127}
-    assert set(stored["fc.weight"][0].abs().flatten(1).amax(1).tolist()) <= {63, 64, 127}
+    assert set(stored["conv.weight"].integers.abs().flatten(1).amax(1).tolist()) <= {63, 64, 127}
+    assert set(stored["fc.weight"].integers.abs().flatten(1).amax(1).tolist()) <= {63, 64, 127}
     images = torch.cat([batch for batch, _ in context(splits).calibration])
     with torch.no_grad():
         assert torch.allclose(lowered(images), quantized(images), atol=1e-5)
@@ -43,7 +43,7 @@ def test_zeros_stay_zeros_in_the_integers(splits: DataSplits) -> None:
     gone = sparse.get_parameter("fc.weight") == 0
     method = QuantizeInt8(bias_correction=True)
     quantized = method.compress(sparse, context(splits))
-    integers, _ = method.stored_weights(quantized)["fc.weight"]
+    integers = method.stored_weights(quantized)["fc.weight"].integers
     assert bool((integers[gone] == 0).all())
     assert int((integers == 0).sum()) >= int(gone.sum())
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.contracts import StoredWeight
 from src.metrics.layers import describe_layers
 
 
@@ -49,7 +50,8 @@ def test_biases_and_normalizations_are_left_out(net: nn.Module) -> None:
 
 def test_bits_are_those_that_were_said(net: nn.Module) -> None:
     integers = torch.tensor([[5, 0, -5, 0], [7, 0, 5, 5]])
-    described = describe_layers(net, {"3.weight": (integers, 8)})
+    stored = StoredWeight(integers, 8, torch.tensor([0.1, 0.1]), torch.tensor([0, 0]))
+    described = describe_layers(net, {"3.weight": stored})
     assert [layer["bits"] for layer in described] == [32, 8]
     assert (described[1]["sparsity"], described[1]["distinct_values"]) == (0.375, 4)
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from src.contracts import DataSplits, Epoch, Row, RunDescription, TrackingError
 from src.tracking.guard import Guard
-from src.tracking.mlflow import MlflowTracker
+from src.tracking.mlflow import MlflowTracker, finish_survey
 from tests.broken_tracker import BreaksAtTheEnd
 from tests.plans import experiment, plan
 
@@ -52,6 +52,11 @@ def test_a_survey_shows_as_a_parent_with_children_models_and_inputs(
     client = MlflowClient(uri)
     found = client.get_experiment_by_name("digits")
     assert found is not None
+    noted = client.get_run((survey / ".mlflow_parent").read_text())
+    assert noted.info.status == "RUNNING"  # until the survey is over, whatever became of its members
+    (survey / "survey.json").write_text("{}")
+    finish_survey(uri, survey, "FINISHED")
+    assert [file.path for file in client.list_artifacts(noted.info.run_id)] == ["survey.json"]
     runs = {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
     parent = runs["survey survey"]
     child = runs["quantize_int8 small_cnn seed 0"]

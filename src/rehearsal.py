@@ -1,0 +1,121 @@
+"""A run without its trainings: what cannot work must not cost one."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.contracts import (
+    Context,
+    DataSplits,
+    InputError,
+    Loss,
+    Lowered,
+    Method,
+    ModelCard,
+    NoEffectError,
+    QuantizingMethod,
+    StepCallback,
+    StoredWeight,
+    TaughtLoss,
+    first_line,
+)
+from src.data.batches import evaluation_batches, example_image
+from src.models.build import build_model, check_fit
+from src.models.weights import load_weights
+from src.plan import Plan
+from src.primitives.keeping import Keep
+
+IMAGES = 8
+MOMENTS = (0.0, 0.25, 0.5, 0.75, 0.999)
+
+
+def rehearse(plan: Plan, splits: DataSplits) -> None:
+    """Put the untrained network through every step on a few images, training nothing, and export it.
+
+    Raises:
+        InputError: A step refuses its settings or the network, or a target cannot export what comes out.
+    """
+    model = build_model(plan.model.value, splits, plan.seed)
+    if plan.weights:
+        load_weights(model, plan.weights)
+        check_fit(model, splits)
+    _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False))
+    last: Method | None = None
+    for name, step in plan.steps.items():
+        torch.manual_seed(plan.seed)
+        last = copy.deepcopy(step.value)
+        try:
+            model = last.compress(model, _context(plan, splits, model)).eval()
+        except NoEffectError:  # trained weights may be another matter
+            return
+        except ValueError as error:
+            raise InputError(f"{name}: {error}") from error
+        check_fit(model, splits)
+    if last is not None:
+        _export(plan, splits, lowered(model, last, splits))
+
+
+def lowered(model: nn.Module, last: Method | None, splits: DataSplits) -> Lowered:
+    """``model``, made by the step ``last``, as exporters take it."""
+    if isinstance(last, QuantizingMethod):
+        return last.lower(model, example_image(splits))
+    return Lowered(model, {}, False)
+
+
+def card(splits: DataSplits, identity: str) -> ModelCard:
+    """What a file says of itself."""
+    return ModelCard(splits.classes, splits.image_shape, splits.mean, splits.std, identity)
+
+
+def taught(loss: Loss, student: nn.Module, before: nn.Module) -> Any:
+    """A context that gives the loss to train ``student`` with, its teachers bound where it has some."""
+    return loss.taught(student, before) if isinstance(loss, TaughtLoss) else nullcontext(loss)
+
+
+def _context(plan: Plan, splits: DataSplits, before: nn.Module) -> Context:
+    few = splits.calibration.select(torch.arange(min(IMAGES, len(splits.calibration))))
+    before = copy.deepcopy(before)
+
+    def fine_tune(
+        model: nn.Module, recipe: Any, callbacks: Sequence[StepCallback] = (), loss: Loss | None = None
+    ) -> None:
+        every = [*callbacks, Keep(model)]
+        model.train()
+        with taught(loss or recipe.loss, model, before) as bound:
+            for moment in MOMENTS:
+                for callback in every:
+                    callback.before_step(model, moment)
+                for images, labels in evaluation_batches(splits, few, batch_size=IMAGES):
+                    bound(model(images), labels, images).backward()
+                for callback in every:
+                    callback.after_backward(model)
+                model.zero_grad()
+                for callback in every:
+                    callback.after_step(model, moment + 1e-3)
+        model.eval()
+
+    batches = evaluation_batches(splits, few, batch_size=IMAGES)
+    return Context(batches, plan.training.value.loss, example_image(splits), plan.seed, fine_tune)
+
+
+def _export(plan: Plan, splits: DataSplits, result: Lowered) -> None:
+    for name, target in plan.targets.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"model.{target.value.ending}"
+            weights: dict[str, StoredWeight] = dict(result.weights)
+            try:
+                target.value.export(copy.deepcopy(result.model), example_image(splits), path, card(splits, ""), weights)
+            except ModuleNotFoundError as error:
+                raise InputError(
+                    f"target.{name} needs {error.name}, which is not installed: pip install '.[{name}]'"
+                ) from error
+            except Exception as error:  # exporters raise types of their own
+                raise InputError(f"target.{name}: the network cannot be exported: {first_line(error)}") from error

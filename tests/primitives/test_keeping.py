@@ -1,0 +1,61 @@
+"""What a step made is kept by those after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from src.primitives.keeping import Keep, label_members, member_sums, shared_values
+
+
+def net(weight: list[list[float]]) -> nn.Linear:
+    layer = nn.Linear(len(weight[0]), len(weight))
+    layer.weight.data = torch.tensor(weight)
+    return layer
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_zeros_and_shared_values_survive_training_to_the_bit(optimizer: type[torch.optim.Optimizer]) -> None:
+    model = net([[0.5, -0.25, 0.0, 0.5], [-0.25, 0.5, 0.5, 0.0], [0.0, 0.5, -0.25, -0.25]])
+    before = model.weight.detach().clone()
+    keep = Keep(model)
+    settings = {"momentum": 0.9, "nesterov": True} if optimizer is torch.optim.SGD else {}
+    steps = optimizer(model.parameters(), lr=0.1, weight_decay=0.01, **settings)  # type: ignore[call-arg]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        steps.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        keep.after_backward(model)
+        steps.step()
+    assert torch.equal(model.weight == 0, before == 0)
+    assert len(model.weight[before == 0.5].unique()) == len(model.weight[before == -0.25].unique()) == 1
+    assert not torch.equal(model.weight, before)
+
+
+def test_the_gradient_of_members_is_their_mean() -> None:
+    model = net([[2.0, 2.0, 0.0, 2.0, -1.0, -1.0]])
+    keep = Keep(model)
+    model.weight.grad = torch.tensor([[1.0, 2.0, 9.0, 6.0, 1.0, 0.0]])
+    keep.after_backward(model)
+    assert model.weight.grad.tolist() == [[3.0, 3.0, 0.0, 3.0, 0.5, 0.5]]
+
+
+def test_weights_that_share_nothing_are_left_alone() -> None:
+    model = nn.Linear(30, 20)
+    assert shared_values(model.weight) is None
+    keep = Keep(model)
+    assert keep.zeros == keep.members == {}
+
+
+def test_a_few_weights_of_their_own_are_no_codebook() -> None:
+    assert shared_values(torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0, 3.0])) is None
+    assert shared_values(torch.tensor([0.0, 1.0, 1.0, 2.0, 2.0])).tolist() == [1.0, 2.0]  # type: ignore[union-attr]
+    assert shared_values(torch.zeros(5)) is None
+
+
+def test_members_are_labelled_and_summed_by_hand() -> None:
+    weight, values = torch.tensor([-1.0, 0.0, 3.0, -1.0]), torch.tensor([-1.0, 3.0])
+    labels = label_members(weight, values)
+    assert labels.tolist() == [1, 0, 2, 1]
+    assert member_sums(torch.tensor([1.0, 5.0, 2.0, 4.0]), labels, 3).tolist() == [0.0, 5.0, 2.0]
