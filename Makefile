@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run test lint format bench lock clean
+.PHONY: run test conformance lint format bench lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python -m src.run +experiment=digits_quickstart
@@ -12,6 +12,10 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --ignore=tests/test_run.py
 	@# The command turns file descriptors and configures logging: a process of its own, whatever ran before.
 	$(BIN)/python -m pytest -n 2 tests/test_run.py
+
+# Every method on every architecture, and every pair of methods.
+conformance: $(INSTALLED)
+	CONFORMANCE=all $(BIN)/python -m pytest -n 2 tests/methods/test_conformance.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -25,6 +29,8 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.clustering
+	$(BIN)/python -m benchmarks.channels
 
 # Pins everything in pyproject.toml, extras included, for Linux and macOS; names no download address.
 lock:

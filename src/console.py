@@ -166,7 +166,7 @@ def table(rows: Rows) -> list[str]:
         settings = [s for s in row.get("settings", []) if not s.startswith(("model=", "data="))]
         label += f" ({', '.join(settings)})" if settings else ""
         groups.setdefault((label, row["target"]), []).append(row)
-    heads = ["variant", "target", "precision", "accuracy", "change", "file", "ratio", "gzipped", "latency p50"]
+    heads = ["variant", "target", "precision", "bits", "accuracy", "change", "file", "ratio", "gzipped", "latency p50"]
     lines = [heads]
     for (label, target), members in groups.items():
         base = [_baseline_of(row, rows) for row in members]
@@ -177,6 +177,7 @@ def table(rows: Rows) -> list[str]:
                 label + (f" x{len(members)}" if len(members) > 1 else ""),
                 target,
                 members[0]["precision"],
+                f"{statistics.mean(row['bits_per_weight'] for row in members):.3g}",
                 _mean([100 * row["accuracy"] for row in members], "{:.2f}") + " %",
                 "-" if is_base or not changes else _mean([100 * change for change in changes], "{:+.2f}"),
                 size(statistics.mean(row["size_bytes"] for row in members)),

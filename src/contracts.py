@@ -138,7 +138,7 @@ class Loss(Protocol):
 class TaughtLoss(Protocol):
     """A loss that also compares with a teacher."""
 
-    def taught(self, student: nn.Module, before: nn.Module) -> AbstractContextManager[Loss]:
+    def taught(self, student: nn.Module, before: nn.Module, example_input: Tensor) -> AbstractContextManager[Loss]:
         """The loss while ``student`` is trained; ``before`` is the network as it came to this step."""
         ...
 

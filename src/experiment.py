@@ -113,6 +113,11 @@ class Experiment:
         self.report.end(clock() - started, all_found)
         return rows
 
+    def baseline(self) -> tuple[DataSplits, Made]:
+        """The data and the baseline, found again or trained; nothing else is done."""
+        splits = self._start()
+        return splits, self.make(splits)[0]
+
     def _start(self) -> DataSplits:
         plan = self.plan
         use_compute(plan.compute)  # first of all: threads that a computation starts inherit it
@@ -234,7 +239,7 @@ class Experiment:
             checkpoint = folder / f"fine_tune_{len(fits)}.ckpt"
             done = sum(len(fitted.epochs) for fitted in fits)
             every = [*callbacks, Keep(model)]
-            with taught(loss or recipe.loss, model, before) as bound:
+            with taught(loss or recipe.loss, model, before, splits) as bound:
                 fits.append(self._fit(label, model, splits, recipe, checkpoint, every, bound, epochs_before=done))
 
         torch.manual_seed(self.plan.seed)

@@ -75,9 +75,10 @@ def card(splits: DataSplits, identity: str) -> ModelCard:
     return ModelCard(splits.classes, splits.image_shape, splits.mean, splits.std, identity)
 
 
-def taught(loss: Loss, student: nn.Module, before: nn.Module) -> Any:
+def taught(loss: Loss, student: nn.Module, before: nn.Module, splits: DataSplits) -> Any:
     """A context that gives the loss to train ``student`` with, its teachers bound where it has some."""
-    return loss.taught(student, before) if isinstance(loss, TaughtLoss) else nullcontext(loss)
+    example = example_image(splits)
+    return loss.taught(student, before, example) if isinstance(loss, TaughtLoss) else nullcontext(loss)
 
 
 def _context(plan: Plan, splits: DataSplits, before: nn.Module) -> Context:
@@ -89,7 +90,7 @@ def _context(plan: Plan, splits: DataSplits, before: nn.Module) -> Context:
     ) -> None:
         every = [*callbacks, Keep(model)]
         model.train()
-        with taught(loss or recipe.loss, model, before) as bound:
+        with taught(loss or recipe.loss, model, before, splits) as bound:
             for moment in MOMENTS:
                 for callback in every:
                     callback.before_step(model, moment)

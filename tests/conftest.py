@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import settings
 
 from src.contracts import DataSplits
 from src.data.shapes import Shapes
+from src.metrics.latency import latency
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -19,6 +22,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # what a training of another test left on
     monkeypatch.delenv("DNNC_DATA", raising=False)
+    monkeypatch.setattr("src.metrics.rows.latency", partial(latency, seconds=0.05, least_runs=5))
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("NNCF_CI", "1")  # before its import: no usage statistics are sent
+os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "900")  # it compiles once; a busy machine takes over a minute
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import nncf
 import nncf.torch
 import torch
+from nncf.quantization.advanced_parameters import QuantizationParameters
 from nncf.torch.function_hook.hook_storage import decode_hook_name
 from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
+from nncf.torch.function_hook.pruning.rb.algo import get_pruned_modules as get_gated_modules
+from nncf.torch.function_hook.pruning.rb.losses import RBLoss
 from nncf.torch.function_hook.wrapper import get_hook_storage
 from torch import Tensor, nn
 
@@ -44,6 +49,26 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: cast(Tensor, hook.binary_mask) for name, hook in sorted(get_pruned_modules(model).items())}
 
 
+def hold_logits(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """Hook a learned gate on every weight of a convolution or matrix product (regularization-based pruning).
+
+    Args:
+        model: Changed in place; its root must not be an ``nn.Sequential``.
+        example_input: ``[1, c, h, w]``.
+    """
+    return nncf.prune(model, mode=nncf.PruneMode.UNSTRUCTURED_REGULARIZATION_BASED, examples_inputs=example_input)
+
+
+def logits_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The gates' logits by parameter name, of the weight's shape; a weight is pruned below 0."""
+    return {name: gate.mask for name, gate in sorted(get_gated_modules(model).items())}
+
+
+def density_penalty(model: nn.Module, strength: float) -> RBLoss:
+    """``((density - (1 - target_ratio)) / strength)^2`` when called; ``target_ratio`` may be set at any time."""
+    return RBLoss(model, target_ratio=0.0, p=strength)
+
+
 def weights_of(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Parameters by name."""
     return {name: model.get_parameter(name) for name in names}
@@ -59,21 +84,30 @@ def adapt_batch_norm(model: nn.Module, images: Iterable[Tensor], batches: int) -
     nncf.batch_norm_adaptation(model, nncf.Dataset(list(images)), num_iterations=batches)
 
 
-def quantize(model: nn.Module, images: Iterable[Tensor], *, bias_correction: bool) -> nn.Module:
-    """Place symmetric INT8 quantizers (weights per channel, activations per tensor) and calibrate them.
+def quantize(
+    model: nn.Module, images: Iterable[Tensor], *, bias_correction: bool, per_channel: bool, ignored: Sequence[str]
+) -> nn.Module:
+    """Place symmetric INT8 quantizers (activations per tensor) and calibrate them.
 
     Args:
         model: Changed in place, in eval mode.
         images: Calibration batches ``[n, c, h, w]``; all are used.
         bias_correction: Correct biases for the mean error on them.
+        per_channel: A scale for each output channel of a weight, or one a tensor.
+        ignored: Names of modules that stay floats.
     """
     batches = list(images)
+    weights = QuantizationParameters(per_channel=per_channel)
+    patterns = [f"{re.escape(name.replace('.', '/'))}/.*" for name in ignored]
     return nncf.quantize(
         model,
         nncf.Dataset(batches),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(batches),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=not bias_correction),
+        ignored_scope=nncf.IgnoredScope(patterns=patterns) if patterns else None,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            disable_bias_correction=not bias_correction, weights_quantization_params=weights
+        ),
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import fnmatch
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +11,9 @@ from torch import Tensor, nn
 
 from src.contracts import Context, NoEffectError, StepCallback
 from src.methods import _nncf
+from src.primitives.layers import without
+from src.primitives.scores import Scores
 
-Scores = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 Distribution = Callable[[dict[str, Tensor], float], dict[str, Tensor]]
 Schedule = Callable[[float, float], float]
 
@@ -27,7 +26,7 @@ class Prune:
 
     Args:
         sparsity: Share of zeros over the prunable weights at the end, in [0, 1) and more than they have already.
-        scores: Weights by name to scores by name; the higher survives.
+        scores: How much each weight matters; the higher survives.
         distribution: Scores and a sparsity to masks: global or layerwise.
         schedule: Share of the fine-tuning done and the final sparsity to the sparsity now.
         ignored: Patterns of weight names that stay dense, e.g. ``classifier.*``.
@@ -37,6 +36,8 @@ class Prune:
 
     Paper: Han et al. 2015, arXiv:1506.02626; gradual: Zhu and Gupta 2017, arXiv:1710.01878.
     """
+
+    makes = ("zeros",)
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Prune:
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
         """Prune ``model``; raises ValueError if that removes nothing or a pattern matches no weight."""
         held = _nncf.hold_masks(copy.deepcopy(model), context.example_input)
-        names = self._prunable(list(_nncf.masks_of(held)))
+        names = without(list(_nncf.masks_of(held)), self.ignored)
         weights = _nncf.weights_of(model, names)
         zeros = sum(int((weight == 0).sum()) for weight in weights.values())
         asked = round(self.sparsity * sum(weight.numel() for weight in weights.values()))
@@ -72,7 +73,7 @@ class Prune:
                 f"sparsity {self.sparsity} asks for {asked:,} zeros, and the network has {zeros:,} already: "
                 f"nothing would be pruned"
             )
-        masking = _Masking(self, names)
+        masking = _Masking(self, names, model, context)
         if self.fine_tune is not None:
             context.fine_tune(held, self.fine_tune, callbacks=[masking])
         masking.update(held, self.sparsity)
@@ -85,23 +86,13 @@ class Prune:
                 model.get_parameter(name).mul_(masks[name])
         return model
 
-    def _prunable(self, names: list[str]) -> list[str]:
-        for pattern in self.ignored:
-            if not fnmatch.filter(names, pattern):
-                near = difflib.get_close_matches(pattern, names, 3, 0.3) or names[:3]
-                raise ValueError(f"ignored: no weight is called {pattern}; the nearest are {', '.join(near)}")
-        left = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in self.ignored)]
-        if not left:
-            raise ValueError("ignored leaves no weight to prune")
-        return left
-
 
 class _Masking(StepCallback):
     """Makes the masks anew whenever the schedule's sparsity has grown."""
 
-    def __init__(self, method: Prune, names: Sequence[str]) -> None:
-        self.method = method
-        self.names = names
+    def __init__(self, method: Prune, names: Sequence[str], plain: nn.Module, context: Context) -> None:
+        self.method, self.names, self.context = method, names, context
+        self.plain = copy.deepcopy(plain)
         self.at = 0.0
 
     def before_step(self, model: nn.Module, progress: float) -> None:
@@ -111,10 +102,16 @@ class _Masking(StepCallback):
 
     @torch.no_grad()
     def update(self, model: nn.Module, sparsity: float) -> None:
-        """Write the masks of ``sparsity``; weights already masked are the first to go."""
+        """Write the masks of ``sparsity``; weights that are masked or zero already are the first to go."""
         masks = _nncf.masks_of(model)
-        scores = self.method.scores(_nncf.weights_of(model, self.names))
-        ranked = {name: torch.where(masks[name], score, -1.0) for name, score in scores.items()}
+        self.plain.to(next(model.parameters()).device).load_state_dict(_nncf.plain_state(model))
+        for name, mask in masks.items():
+            self.plain.get_parameter(name).mul_(mask)
+        scores = self.method.scores(self.plain, self.names, self.context)
+        ranked = {
+            name: torch.where(masks[name] & (self.plain.get_parameter(name) != 0), score, -torch.inf)
+            for name, score in scores.items()
+        }
         for name, mask in self.method.distribution(ranked, sparsity).items():
             masks[name].copy_(mask)
         self.at = sparsity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,22 +38,26 @@ def build_model(builder: ModelBuilder, splits: DataSplits, seed: int) -> nn.Modu
         InputError: The builder refuses its arguments, or the network does not fit the images.
     """
     channels, height, width = splits.image_shape
-    known = {"num_classes": len(splits.classes), "in_channels": channels, "image_size": (height, width)}
+    torch.manual_seed(seed)
+    model = call_builder(builder, num_classes=len(splits.classes), in_channels=channels, image_size=(height, width))
+    check_fit(model, splits)
+    return model
+
+
+def call_builder(builder: ModelBuilder, **known: Any) -> nn.Module:
+    """Call a builder with what it names of ``known``; raises InputError where it refuses or builds no module."""
     parameters = inspect.signature(builder).parameters
     any_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     wanted = {name: value for name, value in known.items() if name in parameters}
     if any_keyword:
         wanted["num_classes"] = known["num_classes"]
-    torch.manual_seed(seed)
     try:
         model = builder(**wanted)
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model: the target built a {type(model).__name__}, not a torch.nn.Module")
-    model = Network(model) if isinstance(model, nn.Sequential) else model
-    check_fit(model, splits)
-    return model
+    return Network(model) if isinstance(model, nn.Sequential) else model
 
 
 def check_fit(model: nn.Module, splits: DataSplits) -> None:

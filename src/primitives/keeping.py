@@ -40,7 +40,7 @@ class Keep(StepCallback):
         self.zeros: dict[str, Tensor] = {}
         self.members: dict[str, tuple[Tensor, Tensor]] = {}
         for name, weight in model.named_parameters():
-            if weight.dim() < 2 or not weight.requires_grad:
+            if weight.dim() < 2 or not weight.requires_grad or "__nncf_hooks" in name:
                 continue
             values = shared_values(weight)
             if values is not None:

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from src.contracts import Context
+
+
+class Scores(Protocol):
+    """How much each weight matters, by some criterion; an axis of every pruning method."""
+
+    def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        """Score the weights called ``names``.
+
+        Args:
+            model: A plain network; it is left as it was.
+            names: Of parameters.
+            context: Calibration batches with their labels, the loss, a seed.
+
+        Returns:
+            By parameter name, in the order of ``names``, each of its weight's shape and on its device.
+        """
+        ...
 
 
 def magnitude_scores(weight: Tensor) -> Tensor:
@@ -19,9 +43,149 @@ def magnitude_scores(weight: Tensor) -> Tensor:
     return weight.detach().abs()
 
 
-class Magnitude:
-    """``magnitude_scores`` of every weight tensor."""
+def taylor_scores(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Score each weight by how much the loss changes, to first order, when it becomes zero: ``|w g|``.
 
-    def __call__(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scores by parameter name, each of its weight's shape."""
-        return {name: magnitude_scores(weight) for name, weight in weights.items()}
+    Paper: Molchanov et al. 2017, arXiv:1611.06440, equation 7; for weights in place of feature maps, and the gradient
+    is that of the mean loss.
+    """
+    return (weight.detach() * gradient).abs()
+
+
+def curvature_scores(weight: Tensor, diagonal: Tensor) -> Tensor:
+    """Score each weight by how much the loss rises, to second order, when it becomes zero: ``h w^2 / 2``.
+
+    Args:
+        weight: Any shape.
+        diagonal: Of the loss's Hessian (or what stands for it), of the weight's shape.
+
+    Paper: LeCun, Denker and Solla 1989, Optimal Brain Damage, equation 4.
+    """
+    return 0.5 * diagonal * weight.detach().square()
+
+
+class Magnitude:
+    """``magnitude_scores`` of every weight tensor; needs no data."""
+
+    def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        return {name: magnitude_scores(model.get_parameter(name)) for name in names}
+
+
+class Taylor:
+    """``taylor_scores`` with the gradient of the mean loss over all calibration images."""
+
+    def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        weights = {name: model.get_parameter(name) for name in names}
+        with _judged(model):
+            total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+            count = 0
+            for images, labels in batches_on_device(model, context):
+                loss = context.loss(model(images), labels, images) * len(labels)
+                for name, gradient in zip(names, torch.autograd.grad(loss, list(weights.values())), strict=True):
+                    total[name] += gradient
+                count += len(labels)
+        return {name: taylor_scores(weights[name], total[name] / count) for name in names}
+
+
+class Hessian:
+    """``curvature_scores`` with the diagonal of the loss's Hessian, estimated without bias by random signs.
+
+    ``diag H = E[v * (H v)]`` for v of independent random signs; the mean over calibration images of the loss.
+
+    Args:
+        draws: Of v for each calibration batch, at least 1; the deviation falls with its root.
+
+    Paper: LeCun et al. 1989 (Optimal Brain Damage); estimator: Bekas et al. 2007, and Yao et al. 2021,
+    arXiv:2006.00719, section 3.1 (in place of the Gauss-Newton recursion of 1989).
+    """
+
+    def __init__(self, *, draws: int) -> None:
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, and is {draws}")
+        self.draws = draws
+
+    def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        weights = [model.get_parameter(name) for name in names]
+        diagonals = hessian_diagonal(model, weights, context, self.draws)
+        return {name: curvature_scores(w, d) for name, w, d in zip(names, weights, diagonals, strict=True)}
+
+
+class Fisher:
+    """``curvature_scores`` with the diagonal of the empirical Fisher information: the mean squared gradient.
+
+    Paper: Theis et al. 2018, arXiv:1801.05787, equation 6.
+    """
+
+    def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        weights = {name: model.get_parameter(name).detach() for name in names}
+        others = {name: p.detach() for name, p in model.named_parameters() if name not in weights}
+        buffers = dict(model.named_buffers())
+        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        count = 0
+
+        def loss_of_one(chosen: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+            images, labels = image.unsqueeze(0), label.unsqueeze(0)
+            logits = torch.func.functional_call(model, {**others, **chosen, **buffers}, (images,))
+            return context.loss(logits, labels, images)
+
+        each = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0, 0))
+        at_once = max(1, 2**25 // sum(weight.numel() for weight in weights.values()))
+        with _judged(model):
+            for images, labels in batches_on_device(model, context):
+                for start in range(0, len(labels), at_once):
+                    some = slice(start, start + at_once)
+                    for name, gradients in each(weights, images[some], labels[some]).items():
+                        total[name] += gradients.square().sum(0)
+                count += len(labels)
+        return {name: curvature_scores(weights[name], total[name] / count) for name in names}
+
+
+class Random:
+    """Chance: the control that every criterion must beat."""
+
+    def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(context.seed)
+        weights = {name: model.get_parameter(name) for name in names}
+        return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in weights.items()}
+
+
+def hessian_diagonal(model: nn.Module, weights: Sequence[Tensor], context: Context, draws: int) -> list[Tensor]:
+    """Estimate the diagonal of the Hessian of the mean calibration loss, a tensor for each of ``weights``."""
+    totals = [torch.zeros_like(weight) for weight in weights]
+    generator = torch.Generator().manual_seed(context.seed)
+    count = 0
+    with _judged(model):
+        for images, labels in batches_on_device(model, context):
+            loss = context.loss(model(images), labels, images)
+            gradients = torch.autograd.grad(loss, weights, create_graph=True)
+            for _ in range(draws):
+                signs = [(torch.rand(w.shape, generator=generator) < 0.5).to(w) * 2 - 1 for w in weights]
+                products = torch.autograd.grad(gradients, weights, signs, retain_graph=True)
+                for total, sign, product in zip(totals, signs, products, strict=True):
+                    total += sign * product * (len(labels) / draws)
+            count += len(labels)
+    return [total / count for total in totals]
+
+
+def batches_on_device(model: nn.Module, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
+    """The calibration batches on the model's device; raises ValueError if there is none."""
+    device = next(model.parameters()).device
+    batches = 0
+    for images, labels in context.calibration:
+        batches += 1
+        yield images.to(device), labels.to(device)
+    if not batches:
+        raise ValueError("there is no calibration image to score by: data.calibration_images must be at least 1")
+
+
+@contextmanager
+def _judged(model: nn.Module) -> Iterator[None]:
+    """In eval mode with gradients on, as it was afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, was in training.items():
+            module.training = was

@@ -88,7 +88,7 @@ def test_parameters_macs_and_peak_are_those_counted_by_hand(
 def test_networks_are_counted_however_they_reach_their_dense_layer(
     tmp_path: Path, between: Callable[[Tensor], Tensor], features: int
 ) -> None:
-    export_onnx(Reading(between, features), images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(Reading(between, features), images(1), tmp_path / "m.onnx", CARD, {})
     graph = read_graph(tmp_path / "m.onnx")
     assert macs(graph) == 108 * 64 + features * 2
     assert parameters(graph) == 112 + features * 2 + 2
@@ -98,14 +98,14 @@ def test_networks_are_counted_however_they_reach_their_dense_layer(
 
 def test_a_reshape_between_two_halves_is_counted_in_full(tmp_path: Path) -> None:
     """The convolution's 4x8x8 and its two halves of 2x8x8 live together."""
-    export_onnx(Reading(halved, 4), images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(Reading(halved, 4), images(1), tmp_path / "m.onnx", CARD, {})
     assert peak_activation_bytes(read_graph(tmp_path / "m.onnx")) >= 4 * (256 + 256)
 
 
 def test_zeros_are_counted_in_the_file(tmp_path: Path) -> None:
     model = cnn()
     model.classifier[2].weight.data[:, :12] = 0  # half of 8x24
-    export_onnx(model, images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(model, images(1), tmp_path / "m.onnx", CARD, {})
     graph = read_graph(tmp_path / "m.onnx")
     assert parameters(graph) == PARAMETERS["cnn"]
     assert nonzero_parameters(graph) == PARAMETERS["cnn"] - 96
@@ -113,7 +113,7 @@ def test_zeros_are_counted_in_the_file(tmp_path: Path) -> None:
 
 def test_macs_of_a_grouped_convolution_count_its_own_channels(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    export_onnx(model, images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(model, images(1), tmp_path / "m.onnx", CARD, {})
     assert macs(read_graph(tmp_path / "m.onnx")) == 6 * 9 * 36
 
 
@@ -139,7 +139,7 @@ def test_the_batch_size_is_free(exported: dict[tuple[str, str], Exported]) -> No
 
 
 def test_only_the_whole_file_is_left(tmp_path: Path) -> None:
-    export_onnx(cnn(), images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(cnn(), images(1), tmp_path / "m.onnx", CARD, {})
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -148,16 +148,16 @@ def test_a_network_that_cannot_be_written_leaves_the_file_before_it(tmp_path: Pa
         def forward(self, x: Tensor) -> Tensor:
             return torch.fft.fft2(x).abs().mean((2, 3))
 
-    export_onnx(cnn(), images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(cnn(), images(1), tmp_path / "m.onnx", CARD, {})
     before = (tmp_path / "m.onnx").read_bytes()
     with pytest.raises(torch.onnx.errors.OnnxExporterError):
-        export_onnx(Fourier(), images(1), tmp_path / "m.onnx", CARD)
+        export_onnx(Fourier(), images(1), tmp_path / "m.onnx", CARD, {})
     assert (tmp_path / "m.onnx").read_bytes() == before
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        export_onnx(cnn(), images(1), tmp_path / name, CARD)
+        export_onnx(cnn(), images(1), tmp_path / name, CARD, {})
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
@@ -228,7 +228,7 @@ def test_storing_integers_changes_no_output() -> None:
 
 
 def test_the_weights_of_an_int8_file_are_int8(tmp_path: Path, quantized: Quantized) -> None:
-    export_onnx(quantized.lowered, images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(quantized.lowered, images(1), tmp_path / "m.onnx", CARD, {})
     large = [array for array in initializers(tmp_path / "m.onnx").values() if array.ndim >= 2]
     shapes = [tuple(weight.shape) for weight in quantized.plain.parameters() if weight.dim() >= 2]
     assert sorted(array.shape for array in large) == sorted(shapes)
@@ -237,7 +237,7 @@ def test_the_weights_of_an_int8_file_are_int8(tmp_path: Path, quantized: Quantiz
 
 def test_stored_integers_are_the_fake_quantized_weights(tmp_path: Path, quantized: Quantized) -> None:
     """Integer times scale gives back each weight to half a step, and each output channel uses its whole range."""
-    export_onnx(quantized.lowered, images(1), tmp_path / "m.onnx", CARD)
+    export_onnx(quantized.lowered, images(1), tmp_path / "m.onnx", CARD, {})
     model = onnx.load(str(tmp_path / "m.onnx"))
     arrays = initializers(tmp_path / "m.onnx")
     (dense,) = [name for name, array in arrays.items() if array.shape == (1024, 64)]
@@ -249,8 +249,8 @@ def test_stored_integers_are_the_fake_quantized_weights(tmp_path: Path, quantize
 
 
 def test_an_int8_file_is_counted_as_the_float_one(tmp_path: Path, quantized: Quantized) -> None:
-    export_onnx(quantized.plain, images(1), tmp_path / "float.onnx", CARD)
-    export_onnx(quantized.lowered, images(1), tmp_path / "int8.onnx", CARD)
+    export_onnx(quantized.plain, images(1), tmp_path / "float.onnx", CARD, {})
+    export_onnx(quantized.lowered, images(1), tmp_path / "int8.onnx", CARD, {})
     plain, integer = read_graph(tmp_path / "float.onnx"), read_graph(tmp_path / "int8.onnx")
     assert parameters(plain) == parameters(integer) == 224 + 1168 + 1024 * 65 + 3 * 1025
     assert macs(plain) == macs(integer) == 216 * 64 + 1152 * 16 + 65_536 + 3072

@@ -10,12 +10,15 @@ from tests.methods.test_prune import prune
 
 
 def test_steps_keep_their_order() -> None:
-    chain = Chain(name="both", steps={"prune": prune(), "quantize": QuantizeInt8(bias_correction=True)})
+    chain = Chain(
+        name="both",
+        steps={"prune": prune(), "quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)},
+    )
     assert list(chain.steps) == ["prune", "quantize"]
 
 
 def test_a_step_after_integer_quantization_is_refused_with_an_order_that_works() -> None:
-    steps = {"quantize": QuantizeInt8(bias_correction=True), "prune": prune()}
+    steps = {"quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None), "prune": prune()}
     with pytest.raises(ValueError, match=r"steps\.prune cannot follow steps\.quantize.*works: prune, quantize"):
         Chain(name="wrong", steps=steps)
 

@@ -16,7 +16,7 @@ from tests.methods.test_prune import Net, context, prune
 
 def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> None:
     torch.manual_seed(0)
-    method = QuantizeInt8(bias_correction=False)
+    method = QuantizeInt8(bias_correction=False, ignored=[], fine_tune=None)
     quantized = method.compress(Net().eval(), context(splits))
     lowered = method.lower(quantized, context(splits).example_input).model
     stored = method.stored_weights(quantized)
@@ -31,7 +31,7 @@ def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> N
 
 def test_batch_norm_is_folded_before_quantizing(splits: DataSplits) -> None:
     model = CifarResNet(depth=8, num_classes=10, in_channels=3).eval()
-    method = QuantizeInt8(bias_correction=True)
+    method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
     quantized = method.compress(model, context(splits))
     assert not [m for m in quantized.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(method.structure(quantized)["folded"]) == 9
@@ -41,7 +41,7 @@ def test_zeros_stay_zeros_in_the_integers(splits: DataSplits) -> None:
     torch.manual_seed(0)
     sparse = prune(sparsity=0.8).compress(Net().eval(), context(splits))
     gone = sparse.get_parameter("fc.weight") == 0
-    method = QuantizeInt8(bias_correction=True)
+    method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
     quantized = method.compress(sparse, context(splits))
     integers = method.stored_weights(quantized)["fc.weight"].integers
     assert bool((integers[gone] == 0).all())
@@ -50,10 +50,10 @@ def test_zeros_stay_zeros_in_the_integers(splits: DataSplits) -> None:
 
 def test_a_record_rebuilds_the_structure_and_the_outputs_to_the_bit(splits: DataSplits) -> None:
     torch.manual_seed(0)
-    method = QuantizeInt8(bias_correction=True)
+    method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
     quantized = method.compress(Net().eval(), context(splits))
     record = json.loads(json.dumps(method.structure(quantized)))
-    rebuilt = QuantizeInt8(bias_correction=True).rebuild(Net(), record)
+    rebuilt = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None).rebuild(Net(), record)
     rebuilt.load_state_dict(quantized.state_dict())
     images = torch.cat([batch for batch, _ in context(splits).calibration])
     with torch.no_grad():
@@ -64,4 +64,4 @@ def test_without_calibration_images_nothing_is_quantized(splits: DataSplits) -> 
     given = context(splits)
     empty = Context([], given.loss, given.example_input, 0, given.fine_tune)
     with pytest.raises(ValueError, match="no calibration image"):
-        QuantizeInt8(bias_correction=True).compress(Net().eval(), empty)
+        QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None).compress(Net().eval(), empty)

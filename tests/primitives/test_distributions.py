@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from src.primitives.distributions import Global, Layerwise
+from src.primitives.distributions import BySensitivity, Global, Layerwise, PerLayer
 from src.primitives.masks import kept
 
 HAND = {"a": torch.tensor([0.1, 0.8, 0.3, 0.6]), "b": torch.tensor([[0.9, 0.2], [0.7, 0.4]])}
@@ -100,3 +103,54 @@ def test_a_sparsity_of_zero_keeps_everything(distribution: Global | Layerwise) -
 def test_nan_in_one_layer_is_refused(distribution: Global | Layerwise) -> None:
     with pytest.raises(ValueError, match="NaN"):
         distribution({"a": torch.ones(4), "b": torch.tensor([1.0, float("nan")])}, 0.5)
+
+
+def uniform(**counts: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(count, generator=generator) for name, count in counts.items()}
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.37, 0.5, 0.88])
+def test_ratios_of_layers_are_kept_and_the_whole_is_exact(sparsity: float) -> None:
+    scores = uniform(first=1000, second=3000, third=500)
+    masks = PerLayer(ratios={"first": 1.0, "second": 2.0, "*": 0.0})(scores, sparsity)
+    gone = {name: int((~mask).sum()) for name, mask in masks.items()}
+    assert sum(gone.values()) == round(sparsity * 4500)
+    assert gone["third"] == 0
+    if sparsity <= 0.37:
+        assert gone["second"] / 3000 == pytest.approx(2 * gone["first"] / 1000, abs=0.002)
+    for name, mask in masks.items():
+        assert scores[name][mask].min() >= scores[name][~mask].max() if gone[name] else True
+
+
+def test_a_sparsity_beyond_what_ratios_allow_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be reached"):
+        PerLayer(ratios={"first": 1.0, "*": 0.0})(uniform(first=100, second=900), 0.5)
+    with pytest.raises(ValueError, match="no weight is called frist"):
+        PerLayer(ratios={"frist": 1.0, "*": 1.0})(uniform(first=100), 0.5)
+    with pytest.raises(ValueError, match="ratios must be"):
+        PerLayer(ratios={"first": 0.0})
+
+
+def test_a_sensitive_layer_loses_less(tmp_path: Path) -> None:
+    curves = {
+        "robust": {"sparsity": {"0.5": 0.9, "0.9": 0.88}},
+        "sensitive": {"sparsity": {"0.5": 0.7, "0.9": 0.1}},
+    }
+    file = tmp_path / "sensitivity.json"
+    file.write_text(json.dumps({"accuracy": 0.9, "layers": curves}))
+    scores = uniform(robust=2000, sensitive=2000)
+    masks = BySensitivity(file=str(file))(scores, 0.5)
+    gone = {name: int((~mask).sum()) for name, mask in masks.items()}
+    assert sum(gone.values()) == 2000
+    assert gone["robust"] / 2000 > 0.9 > 0.1 > gone["sensitive"] / 2000 > 0
+    with pytest.raises(ValueError, match="knows nothing of other"):
+        BySensitivity(file=str(file))(uniform(other=10), 0.5)
+
+
+def test_a_file_that_is_no_analysis_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(ValueError, match="is no sensitivity analysis"):
+        BySensitivity(file=str(tmp_path / "x.json"))
+    with pytest.raises(ValueError, match="cannot be read"):
+        BySensitivity(file=str(tmp_path / "missing.json"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.primitives.schedules import Cubic, OneShot
+from src.primitives.schedules import Cubic, Exponential, MultiStep, OneShot
 
 WINDOWS = (
     st.tuples(st.floats(0, 1), st.floats(0, 1))
@@ -105,3 +106,32 @@ def test_no_update_at_all_is_refused() -> None:
 @given(SHARES, st.floats(0, 0.999))
 def test_one_shot_has_the_whole_sparsity_from_the_start(progress: float, sparsity: float) -> None:
     assert OneShot()(progress, sparsity) == sparsity
+
+
+def test_the_exponential_schedule_removes_the_same_share_of_what_is_left() -> None:
+    schedule = Exponential(begin=0.0, end=0.5, updates=4)
+    reached = [schedule(progress, 0.9) for progress in (0.0, 0.125, 0.25, 0.375, 0.5, 1.0)]
+    left = [1 - sparsity for sparsity in reached]
+    assert [after / before for before, after in itertools.pairwise(left[:5])] == pytest.approx([0.1**0.25] * 4)
+    assert reached[4:] == [0.9, 0.9]
+
+
+def test_steps_are_taken_at_their_moments() -> None:
+    schedule = MultiStep(steps={0.0: 0.5, 0.4: 0.8, 0.7: 1.0})
+    assert [schedule(progress, 0.5) for progress in (0.0, 0.39, 0.4, 0.69, 0.7, 1.0)] == [
+        0.25,
+        0.25,
+        0.4,
+        0.4,
+        0.5,
+        0.5,
+    ]
+    assert MultiStep(steps={0.5: 1.0})(0.4, 0.9) == 0.0
+
+
+@pytest.mark.parametrize(
+    "steps", [{}, {0.0: 0.5}, {0.0: 0.9, 0.5: 0.8, 0.9: 1.0}, {0.5: 0.5, 0.4: 1.0}, {0.5: 1.0, 1.5: 1.0}, {1.2: 1.0}]
+)
+def test_steps_that_never_end_or_fall_or_outlast_the_fine_tuning_are_refused(steps: dict[float, float]) -> None:
+    with pytest.raises(ValueError, match="steps must"):
+        MultiStep(steps=steps)

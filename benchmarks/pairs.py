@@ -1,0 +1,120 @@
+"""What a second method keeps of the first one's work, and what each pair costs in accuracy: the table in docs/pairs.md.
+
+``python -m benchmarks.pairs [--write docs/pairs.md] [method ...]``
+
+The small CNN on scikit-learn's digits, every ordered pair of the methods named (or of one of each kind). Read off the
+second step's ``stage.json``: zeros, distinct values, parameters. The accuracies are those of the exported files on the
+360 test images, so that a difference of half a point is one or two images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from src.command import CONF
+from src.composition import build_plan, register_resolvers
+from src.console import Report
+from src.contracts import InputError
+from src.experiment import Experiment
+from src.metrics.machine import machine
+from src.stages.store import StageStore
+from src.tracking.off import Off
+
+KINDS = (
+    "prune_magnitude",
+    "prune_channels",
+    "cluster",
+    "low_rank",
+    "distill",
+    "quantize_int8",
+    "quantize_aware_int8",
+    "quantize_uniform",
+)
+DATA = ["data=digits", "model=small_cnn", "training=digits", "training.threads=1"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="*", default=list(KINDS))
+    parser.add_argument("--write", type=Path)
+    arguments = parser.parse_args()
+    register_resolvers()
+    lines = [
+        "| first | second | zeros | most values in a layer | parameters | accuracy alone | accuracy of the pair |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for first in arguments.methods:
+            for second in arguments.methods:
+                lines.append(line(first, second, Path(folder)))
+                print(lines[-1], flush=True)
+    if arguments.write:
+        head = (arguments.write.read_text().partition("| first |")[0]) if arguments.write.exists() else ""
+        arguments.write.write_text(head + "\n".join(lines) + f"\n\n{machine()}\n")
+
+
+def line(first: str, second: str, folder: Path) -> str:
+    """One row of the table."""
+    if first == second:
+        more = {"prune_magnitude": ["method.steps.second.sparsity=0.9"], "cluster": ["method.steps.second.clusters=8"]}
+        given = more.get(second, [])
+    else:
+        given = []
+    steps = [f"+method@method.steps.first={first}", f"+method@method.steps.second={second}"]
+    try:
+        config, choices = composed(["method=chain", *steps, "method.name=pair", *given])
+        plan = build_plan(config, choices)
+        store = StageStore(folder / "artifacts")
+        (folder / "run").mkdir(exist_ok=True)
+        experiment = Experiment(
+            plan, store=store, tracker=Off(), report=Report(io.StringIO(), ""), folder=folder / "run"
+        )
+        row = experiment.run()[1]
+        alone = experiment_alone(first, folder)
+        stages = plan.stages(plan.data.value.load())
+        before, after = (described(store.find(stage.identity)) for stage in stages[1:])
+    except InputError as error:
+        return f"| {first} | {second} | refused: {str(error).partition(': ')[2].partition('. ')[0]} | | | | |"
+    cells = [f"{b} → {a}" if b != a else f"{a}" for b, a in zip(before, after, strict=True)]
+    return f"| {first} | {second} | {' | '.join(cells)} | {100 * alone:.1f} % | {100 * row.accuracy:.1f} % |"
+
+
+def experiment_alone(method: str, folder: Path) -> float:
+    """The accuracy of the first method's own file."""
+    plan = build_plan(*composed([f"method={method}"]))
+    store = StageStore(folder / "artifacts")
+    experiment = Experiment(plan, store=store, tracker=Off(), report=Report(io.StringIO(), ""), folder=folder / "run")
+    return experiment.run()[1].accuracy
+
+
+def described(record: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    """Share of zeros, the most distinct values in a layer, parameters."""
+    assert record is not None
+    layers = record["layers"]
+    total = sum(layer["parameters"] for layer in layers)
+    zeros = sum(layer["sparsity"] * layer["parameters"] for layer in layers) / total
+    return f"{zeros:.1%}", f"{max(layer['distinct_values'] for layer in layers):,}", f"{total:,}"
+
+
+def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [*DATA, *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    OmegaConf.set_readonly(config, False)
+    del config["hydra"]
+    return OmegaConf.to_container(config, resolve=True), choices  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""A network with the weights of a file, e.g. a teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from src.contracts import ModelBuilder
+from src.models.build import call_builder
+from src.models.weights import load_weights
+
+
+class Trained:
+    """Builds a network and loads its weights.
+
+    Args:
+        model: A builder, its own arguments bound (``_partial_: true``).
+        weights: A file of its weights, e.g. ``artifacts/<identity>/weights.safetensors`` of a baseline.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+
+    def __init__(self, *, model: ModelBuilder, weights: str) -> None:
+        self.model, self.weights = model, Path(weights).expanduser()
+        if not self.weights.is_file():
+            raise ValueError(f"weights: there is no file {weights}")
+
+    def __call__(self, **known: Any) -> nn.Module:
+        """The network for ``num_classes``, ``in_channels`` and ``image_size``; raises InputError for a misfit."""
+        model = call_builder(self.model, **known)
+        load_weights(model, self.weights)
+        return model.eval()

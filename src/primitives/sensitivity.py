@@ -1,0 +1,19 @@
+"""Reading what ``python -m src.sensitivity`` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_sensitivity(file: str) -> Mapping[str, Any]:
+    """What ``python -m src.sensitivity`` wrote; raises ValueError where the file is missing or something else."""
+    try:
+        record = json.loads(Path(file).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"file: {file} cannot be read as a sensitivity analysis: {error}") from error
+    if not isinstance(record, dict) or not {"layers", "accuracy"} <= set(record):
+        raise ValueError(f"file: {file} is no sensitivity analysis (python -m src.sensitivity makes one)")
+    return record

@@ -1,0 +1,90 @@
+"""Weight sharing: at most k values, zeros apart, centroids trained by the sum over their members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from src.contracts import DataSplits, NoEffectError
+from src.methods.cluster import Cluster, SumOfMembers
+from src.primitives.codebooks import Optimal
+from tests.methods.test_prune import Net, context
+
+
+def cluster(**changed: Any) -> Cluster:
+    settings: dict[str, Any] = {
+        "clusters": 8,
+        "start": Optimal(bins=64),
+        "iterations": 50,
+        "ignored": [],
+        "fine_tune": None,
+    }
+    return Cluster(**{**settings, **changed})
+
+
+def test_a_layer_has_as_many_values_as_asked_batch_norm_folded(splits: DataSplits) -> None:
+    shared = cluster().compress(Net().eval(), context(splits))
+    assert isinstance(shared.bn, nn.Identity)
+    assert shared.conv.weight.unique().numel() == shared.fc.weight.unique().numel() == 8  # type: ignore[union-attr, operator]
+
+
+def test_zero_is_one_of_the_values_where_there_are_zeros(splits: DataSplits) -> None:
+    model = Net().eval()
+    with torch.no_grad():
+        model.fc.weight[:, ::2] = 0
+    shared = cluster(clusters={"conv*": 4, "*": 3}).compress(model, context(splits))
+    fc = shared.get_parameter("fc.weight")
+    assert bool((fc[:, ::2] == 0).all())
+    assert bool((fc[:, 1::2] != 0).all())
+    assert fc.unique().numel() == 3
+    assert shared.get_parameter("conv.weight").unique().numel() == 4
+
+
+def test_ignored_layers_are_left_alone(splits: DataSplits) -> None:
+    model = Net().eval()
+    before = model.fc.weight.detach().clone()
+    shared = cluster(ignored=["fc.*"]).compress(model, context(splits))
+    assert torch.equal(shared.get_parameter("fc.weight"), before)
+
+
+def test_the_gradient_of_a_centroid_is_the_sum_over_its_members() -> None:
+    layer = nn.Linear(6, 1)
+    layer.weight.data = torch.tensor([[2.0, 2.0, 0.0, 2.0, -1.0, -1.0]])
+    holder = nn.Module()
+    holder.add_module("fc", layer)
+    callback = SumOfMembers(holder, ["fc.weight"])
+    layer.weight.grad = torch.tensor([[1.0, 2.0, 9.0, 6.0, 1.0, 0.0]])
+    callback.after_backward(holder)
+    assert layer.weight.grad.tolist() == [[9.0, 9.0, 0.0, 9.0, 1.0, 1.0]]
+
+
+def test_sharing_twice_changes_nothing_and_says_so(splits: DataSplits) -> None:
+    shared = cluster().compress(Net().eval(), context(splits))
+    with pytest.raises(NoEffectError, match="no more values"):
+        cluster().compress(shared, context(splits))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"clusters": 0}, "clusters must be a whole number from 1, and is 0"),
+        ({"clusters": {"fc*": 0}}, "clusters must be"),
+        ({"iterations": 0}, "iterations must be"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        cluster(**settings)
+
+
+def test_names_that_match_nothing_and_zeros_without_a_place_are_refused(splits: DataSplits) -> None:
+    with pytest.raises(ValueError, match=r"no weight is called fcc\*; the nearest are fc.weight"):
+        cluster(clusters={"fcc*": 4}).compress(Net().eval(), context(splits))
+    model = Net().eval()
+    with torch.no_grad():
+        model.fc.weight[0] = 0
+    with pytest.raises(ValueError, match="its zeros take one"):
+        cluster(clusters=1).compress(model, context(splits))

@@ -1,0 +1,104 @@
+"""One-dimensional k-means against exact dynamic programming, and what sharing leaves."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.primitives.codebooks import (
+    Density,
+    Linear,
+    Optimal,
+    PlusPlus,
+    Random,
+    best_partition,
+    fit_codebook,
+    inertia,
+    share,
+)
+
+STARTS = [Linear(), Density(), Random(), PlusPlus(sample=1000), Optimal(bins=64)]
+
+
+def exact(values: list[float], clusters: int) -> float:
+    """The least inertia by the textbook's recursion, in float64."""
+    ordered = np.sort(np.array(values, dtype=np.float64))
+
+    def error(first: int, end: int) -> float:
+        some = ordered[first:end]
+        return float(((some - some.mean()) ** 2).sum())
+
+    @cache
+    def best(end: int, runs: int) -> float:
+        if end == 0:
+            return 0.0
+        if runs == 0:
+            return float("inf")
+        return min(best(first, runs - 1) + error(first, end) for first in range(end))
+
+    return best(len(ordered), clusters)
+
+
+@given(st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=14), st.integers(1, 5))
+def test_the_optimal_start_finds_the_exact_optimum_of_few_weights(values: list[float], clusters: int) -> None:
+    weights = torch.tensor(values, dtype=torch.float32)
+    codebook = fit_codebook(weights, clusters, Optimal(bins=64), iterations=50, seed=0)
+    assert len(codebook) <= clusters
+    assert inertia(weights, codebook) == pytest.approx(exact(values, clusters), abs=1e-5)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: type(start).__name__)
+def test_every_start_ends_where_no_weight_would_change_its_cluster(start: Any) -> None:
+    weights = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    codebook = fit_codebook(weights, 8, start, iterations=500, seed=0)
+    shared = share(weights, codebook)
+    assert shared.unique().tolist() == codebook.tolist()
+    means = torch.stack([weights[shared == value].double().mean() for value in codebook])
+    assert torch.allclose(means, codebook.double(), atol=1e-6)
+    nearest = codebook[(weights[:, None] - codebook[None, :]).abs().argmin(1)]
+    assert torch.allclose((weights - shared).abs(), (weights - nearest).abs(), atol=1e-6)
+
+
+def test_starts_lie_where_the_paper_puts_them() -> None:
+    ordered = np.array([0, 1, 1, 1, 2, 2, 3, 8], dtype=np.float32)
+    assert Linear()(ordered, 3, 0).tolist() == [0, 4, 8]
+    assert Density()(ordered, 4, 0).tolist() == [1, 1, 2, 8]  # the middles of quarters: weights 1, 3, 5 and 7
+    assert set(Random()(ordered, 3, 0)) <= set(ordered.tolist())
+    assert PlusPlus(sample=8)(ordered, 2, 0).shape == (2,)
+
+
+def test_a_far_weight_gets_a_centroid_by_plus_plus() -> None:
+    ordered = np.sort(np.concatenate([np.full(99, 0.0), [100.0]])).astype(np.float32)
+    assert PlusPlus(sample=100)(ordered, 2, seed=3).tolist() == [0.0, 100.0]
+
+
+def test_bins_are_split_by_hand() -> None:
+    values = np.array([0.0, 1.0, 10.0, 11.0])
+    ones = np.ones(4)
+    assert best_partition(ones, values, values**2, 2).tolist() == [0, 2]
+    assert best_partition(ones, values, values**2, 9).tolist() == [0, 1, 2, 3]
+    assert best_partition(ones, values, values**2, 1).tolist() == [0]
+
+
+def test_a_weight_halfway_belongs_to_the_lower_centroid() -> None:
+    assert share(torch.tensor([0.0, 0.5, 0.6, 1.0]), torch.tensor([0.0, 1.0])).tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_fewer_values_than_clusters_are_left_as_they_are() -> None:
+    weights = torch.tensor([1.0, -2.0, 1.0])
+    codebook = fit_codebook(weights, 16, Optimal(bins=8), iterations=10, seed=0)
+    assert codebook.tolist() == [-2.0, 1.0]
+    assert share(weights, codebook).tolist() == weights.tolist()
+
+
+def test_no_weight_and_no_number_are_refused() -> None:
+    with pytest.raises(ValueError, match="no weight"):
+        fit_codebook(torch.empty(0), 2, Linear(), iterations=1, seed=0)
+    with pytest.raises(ValueError, match="NaN"):
+        fit_codebook(torch.tensor([1.0, float("nan")]), 2, Linear(), iterations=1, seed=0)
