@@ -20,6 +20,7 @@ from src.deploy import cards
 
 # Opset 13 has QuantizeLinear per channel and is what a Jetson Nano's onnxruntime 1.10 and TensorRT 8.2 read.
 OPSET = 13
+MADE = ("_output_0", "_bias", "_moved")  # what exporters and the functions here call tensors that no module names
 ROLES = {
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), Role.MOVING),
     **dict.fromkeys(("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"), Role.IN_PLACE),
@@ -67,6 +68,7 @@ def export_onnx(
     if integer_biases:
         carry_quantization(written)
         store_integer_biases(written)
+    shorten_names(written)
     helper.set_model_props(written, cards.to_text(card))
     onnx.checker.check_model(written)
     onnx.save(written, str(part))
@@ -188,6 +190,24 @@ def store_integer_biases(model: onnx.ModelProto) -> None:
     for tensor in list(graph.initializer):
         if tensor.name not in used:
             graph.initializer.remove(tensor)
+
+
+def shorten_names(model: onnx.ModelProto) -> None:
+    """Give what quantization added short names, in place: long ones take more bytes than a small network's biases."""
+    graph = model.graph
+    short: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.name = ""
+            for name in [*node.input[1:], *node.output, *(n for n in node.input[:1] if n.endswith(MADE))]:
+                short.setdefault(name, f"q{len(short)}")
+    for value in (*graph.input, *graph.output):
+        short.pop(value.name, None)
+    for node in graph.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
 
 
 def read_graph(path: Path) -> Graph:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from src.methods.chain import Chain
+from src.methods.chain import Chain, undone
+from src.methods.low_rank import LowRank
 from src.methods.quantize_int8 import QuantizeInt8
+from src.methods.quantize_uniform import QuantizeUniform
+from src.primitives.quantizers import Symmetric
+from src.primitives.ranks import Fixed
 from tests.methods.test_prune import prune
 
 
@@ -39,3 +43,17 @@ def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
 def test_a_chain_must_have_a_name() -> None:
     with pytest.raises(ValueError, match="name is missing"):
         Chain(name=None, steps={})
+
+
+def test_what_a_later_step_cannot_keep_is_said() -> None:
+    factorise = LowRank(rank=Fixed(rank=2), ignored=[], fine_tune=None)
+    one_bit = QuantizeUniform(
+        bits=1, activation_bits=None, grid=Symmetric(per_channel=True, candidates=1), ignored=[], fine_tune=None
+    )
+    assert undone({"prune": prune(), "factorise": factorise}) == [
+        "factorise undoes the zeros of prune: the factors of a sparse matrix are dense"
+    ]
+    assert undone({"prune": prune(), "bits": one_bit}) == [
+        "bits undoes the zeros of prune: one symmetric bit has no zero"
+    ]
+    assert undone({"factorise": factorise, "prune": prune(), "again": prune()}) == []
