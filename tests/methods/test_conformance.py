@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -82,6 +84,12 @@ def parameters(described: list[dict[str, Any]]) -> int:
     return sum(layer["parameters"] for layer in described)
 
 
+def weights_in(file: Path) -> list[np.ndarray]:
+    """The weight tensors of an ONNX file, floats or integers."""
+    initializers = onnx.load(str(file)).graph.initializer
+    return [numpy_helper.to_array(tensor) for tensor in initializers if len(tensor.dims) > 1]
+
+
 def assert_as_asked(method: Any, before: list[dict[str, Any]], after: list[dict[str, Any]], row: Row) -> None:
     """What the method's settings ask for is what its result has."""
     settings = vars(method)
@@ -150,14 +158,17 @@ def test_a_second_method_keeps_what_the_first_made(
     rows = made.run()
     stages = made.plan.stages(made.plan.data.value.load())
     before, after = layers(made, stages[1].identity), layers(made, rows[1].identity)
+    stored = weights_in(shared / "run" / "pair.onnxruntime.onnx")
     undoes = getattr(two, "undoes", {})
     if "zeros" in getattr(one, "makes", ()) and "zeros" not in undoes:
         if parameters(after) == parameters(before):
             assert zeros(after) >= zeros(before)
+            assert sum(int((weight == 0).sum()) for weight in stored) >= zeros(before)
         else:  # channels went, and their zeros with them; no weight that stayed became something else
             assert zeros(after) >= zeros(before) - (parameters(before) - parameters(after))
     if "shared values" in getattr(one, "makes", ()) and "shared values" not in undoes:
         assert max(layer["distinct_values"] for layer in after) <= vars(one)["clusters"] + 1  # a zero may come
+        assert max(np.unique(weight).size for weight in stored) <= vars(one)["clusters"] + 1
     if "cost" in vars(one) or "rank" in vars(one):
         assert parameters(after) <= parameters(before)
     assert rows[1].sha256 != rows[0].sha256
