@@ -36,20 +36,21 @@ class LowRank:
 
     def __init__(self, *, rank: Rank | Mapping[str, Rank], ignored: Sequence[str], fine_tune: Any) -> None:
         self.rank, self.ignored, self.fine_tune = rank, list(ignored), fine_tune
+        self._ranks: dict[str, int] = {}
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
         """Factorise; raises NoEffectError where no layer would get smaller."""
         names = without(weight_names(model), self.ignored)
         ranks = per_layer(self.rank, names, "rank")
         refuse_shared(model, names, "factorising would untie them; add it to ignored")
-        factorised = 0
+        self._ranks = {}
         for name in names:
             layer = name.rpartition(".")[0]
             factors = factorise(model.get_submodule(layer), ranks[name])
             if factors is not None:
                 _replace(model, layer, factors)
-                factorised += 1
-        if not factorised:
+                self._ranks[layer] = factors.rank
+        if not self._ranks:
             raise NoEffectError("no layer would get smaller at this rank: nothing was factorised")
         try:
             with torch.no_grad():
@@ -61,11 +62,12 @@ class LowRank:
         return model
 
     def structure(self, model: nn.Module) -> dict[str, Any]:
-        """The rank of each factorised layer."""
-        return {"ranks": {name: m.rank for name, m in model.named_modules() if isinstance(m, Factors)}}
+        """The rank of each layer that this step factorised."""
+        return {"ranks": dict(self._ranks)}
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Put factors of the recorded ranks where they were."""
+        self._ranks = dict(structure["ranks"])
         for name, rank in structure["ranks"].items():
             _replace(model, name, empty_factors(model.get_submodule(name), rank))
         return model
