@@ -134,7 +134,8 @@ class Experiment:
     def make(self, splits: DataSplits) -> list[Made]:
         """The baseline and each step's result, found again or made."""
         stages = self.plan.stages(splits)
-        if any(self.store.find(stage.identity) is None and self._trains(stage) for stage in stages):
+        refreshed = self.store.refresh_before is not None
+        if any((refreshed or self.store.find(stage.identity) is None) and self._trains(stage) for stage in stages):
             rehearse(self.plan, splits)
         made = [self._baseline(stages[0], splits)]
         for stage, step in zip(stages[1:], self.plan.steps.values(), strict=True):
@@ -160,7 +161,9 @@ class Experiment:
                     load_weights(model, plan.weights)
                     check_fit(model, splits)
                 else:
-                    fits.append(self._fit("baseline", model, splits, plan.training.value, folder / "training.ckpt"))
+                    recipe, checkpoint = plan.training.value, folder / "training.ckpt"
+                    with taught(recipe.loss, model, model, splits) as loss:
+                        fits.append(self._fit("baseline", model, splits, recipe, checkpoint, loss=loss))
                 record = self._finish(stage, model.eval(), folder, fits, splits, describe_layers(model, {}))
         self._replay("baseline", record)
         self.report.stage("baseline", stage.identity, found, clock() - started, record["validation_accuracy"])
@@ -260,11 +263,11 @@ class Experiment:
     ) -> dict[str, Any]:
         save_weights(model, folder / WEIGHTS)
         kept = before["weights_kept"] if before else "as given"
-        validation = None
         if fits:
-            last = fits[-1]
-            kept = f"{last.keep}, epoch {last.kept_epoch + 1} of {len(last.epochs)}"
-            validation = last.validation_accuracy
+            kept = f"{fits[-1].keep}, epoch {fits[-1].kept_epoch + 1} of {len(fits[-1].epochs)}"
+        # Of what is kept, not of what was trained: a method may change weights after their last epoch.
+        shown = evaluation_batches(splits, splits.validation, batch_size=BATCH)
+        validation = torch_accuracy(model, shown, len(splits.classes)).overall
         record = {
             "kind": stage.spec["kind"],
             "spec": dict(stage.spec),

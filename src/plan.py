@@ -16,6 +16,8 @@ from src.stages.specs import baseline_spec, export_spec, step_spec
 from src.training.recipe import Compute, Recipe
 
 T = TypeVar("T")
+# What leads a stage's making; their imports are among those below.
+LEADING = ("src.experiment", "src.rehearsal", "src.metrics.layers")
 TRAINING = ("src.training.fit", "src.data.batches", "src.models.build", "src.models.weights", "src.primitives.keeping")
 MEASURING = ("src.metrics.rows", "src.metrics.accuracy", "src.metrics.latency", "src.metrics.graph", "src.metrics.size")
 
@@ -74,6 +76,7 @@ class Plan:
     def stages(self, splits: DataSplits) -> list[Stage]:
         """The baseline and each step, in order; known before any work, since each is named by what determines it."""
         weights_sha256 = hashlib.sha256(_read(self.weights)).hexdigest() if self.weights else None
+        loss = targets_of(self.training.config.get("loss", {}))
         entries = targets_of(self.data.config) | targets_of(self.model.config) | set(TRAINING)
         spec = baseline_spec(
             data=self.data.config,
@@ -83,7 +86,7 @@ class Plan:
             weights_sha256=weights_sha256,
             compute=self.compute,
             seed=self.seed,
-            made_by=sources(entries | (set() if self.weights else targets_of(self.training.config))),
+            made_by=sources(entries | (loss if self.weights else targets_of(self.training.config)), LEADING),
         )
         made = [Stage("baseline", spec, identity(spec))]
         for name, step in self.steps.items():
@@ -95,7 +98,7 @@ class Plan:
                 loss=self.training.config.get("loss", {}),
                 compute=self.compute,
                 seed=self.seed,
-                made_by=sources(targets_of(step.config) | set(TRAINING)),
+                made_by=sources(targets_of(step.config) | loss | set(TRAINING), LEADING),
             )
             made.append(Stage(name, spec, identity(spec)))
         return made

@@ -48,16 +48,23 @@ def rehearse(plan: Plan, splits: DataSplits) -> None:
         load_weights(model, plan.weights)
         check_fit(model, splits)
     _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False))
+    if not plan.weights:
+        try:
+            with taught(plan.training.value.loss, model, model, splits):
+                pass
+        except ValueError as error:
+            raise InputError(f"training.loss.{error}") from error
     last: Method | None = None
     for name, step in plan.steps.items():
         torch.manual_seed(plan.seed)
-        last = copy.deepcopy(step.value)
+        method = copy.deepcopy(step.value)
         try:
-            model = last.compress(model, _context(plan, splits, model)).eval()
-        except NoEffectError:  # trained weights may be another matter
-            return
+            model = method.compress(copy.deepcopy(model), _context(plan, splits, model)).eval()
+        except NoEffectError:  # with trained weights it may have one; what follows takes the network as it is
+            continue
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
+        last = method
         check_fit(model, splits)
     if last is not None:
         _export(plan, splits, lowered(model, last, splits))

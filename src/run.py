@@ -160,39 +160,41 @@ def _conclude_survey(folder: Path) -> int:
     survey = results.write_survey(folder)
     reasons = list(dict.fromkeys(failure["reason"] for failure in survey["failed"]))
     all_input = all(failure["kind"] == "input" for failure in survey["failed"])
+    tracking_failure = _finish_tracking(folder, "FAILED" if survey["failed"] else "FINISHED")
     if not survey["rows"]:
         for reason in reasons:
             print(reason, file=sys.stderr)
         return WRONG_INPUT if reasons and all_input else FAILED
     notes = [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey["budget_missed"].items()]
     notes += [f"Failed: {failure['member']}: {failure['reason']}" for failure in survey["failed"]]
-    notes += _finish_tracking(folder, "FAILED" if survey["failed"] else "FINISHED")
+    notes += [tracking_failure] if tracking_failure else []
     written = _written(folder, f" (survey.json, {len(survey['members'])} runs)", survey["tracking_uri"])
     _show(print, survey["rows"], notes, written)
     if survey["failed"]:
         return FAILED
-    if survey["tracking_failed"]:
+    if survey["tracking_failed"] or tracking_failure:
         return TRACKING_FAILED
     return BUDGET_MISSED if survey["budget_missed"] else DONE
 
 
-def _finish_tracking(folder: Path, status: str) -> list[str]:
-    """Close the survey's run in the tracking store; what went wrong there is a note."""
+def _finish_tracking(folder: Path, status: str) -> str | None:
+    """Close the survey's run in the tracking store; return what went wrong there."""
+    from src.survey import PARENT
+
+    if not (folder / PARENT).exists():
+        return None
     from src import results
     from src.console import only_ours
     from src.contracts import TrackingError
-
-    uri = results.write_survey(folder)["tracking_uri"]
-    if uri is None:
-        return []
     from src.tracking.mlflow import finish_survey
 
+    results.write_survey(folder)
     try:
         with only_ours(folder / "survey.log", verbose=False):
-            finish_survey(uri, folder, status)
+            finish_survey(folder, status)
     except TrackingError as error:
-        return [str(error)]
-    return []
+        return f"{error}. The results are complete in {_shown(folder)}."
+    return None
 
 
 def _show(line: Callable[[str], None], rows: list[dict[str, Any]], notes: list[str], written: str) -> None:

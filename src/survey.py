@@ -11,6 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 
 # Handed on by the environment, so that members in other processes have them too.
+PARENT = ".mlflow_parent"  # in a survey's folder: its run in the tracking store, and that store's address
 MEMBERS, STARTED = "DNNC_SURVEY_MEMBERS", "DNNC_SURVEY_STARTED"
 
 
@@ -30,7 +31,7 @@ class Survey(Callback):
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         Survey.folder = Path(config.hydra.sweep.dir).absolute()
-        (Survey.folder / ".mlflow_parent").unlink(missing_ok=True)  # of an earlier survey in the same folder
+        (Survey.folder / PARENT).unlink(missing_ok=True)  # of an earlier survey in the same folder
         swept = dict(config.hydra.sweeper.get("params") or {})
         texts = [f"{key}={value}" for key, value in swept.items()]
         overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}

@@ -36,7 +36,7 @@ def identities(name: str, overrides: list[str]) -> dict[str, str]:
     images = ImageSet(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     splits = DataSplits("data", ("a", "b"), images, images, images, images, (0.0,), (1.0,), None, "0" * 64)
     with pytest.MonkeyPatch.context() as fixed:
-        fixed.setattr("src.plan.sources", lambda targets: {"code": "0", "versions": {}})
+        fixed.setattr("src.plan.sources", lambda targets, alone=(): {"code": "0", "versions": {}})
         fixed.setattr("src.plan.machine", lambda: "a board")
         stages = plan.stages(splits)
         exports = [plan.export(target, stages[-1].identity, splits) for target in plan.targets]

@@ -117,21 +117,34 @@ def dequantize_stored_weights(model: onnx.ModelProto, weights: Mapping[str, Stor
     graph = model.graph
     ahead: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
-        stored = weights.get(tensor.name)
+        stored, turned = weights.get(tensor.name), False
+        if stored is None and tensor.name.startswith("onnx::MatMul"):  # a dense layer on more than two dimensions
+            stored, turned = _turned(numpy_helper.to_array(tensor), weights), True
         if stored is None or stored.bits > 8:
             continue
         kind = np.int8 if int(stored.integers.min()) < 0 or int(stored.zero_point.min()) < 0 else np.uint8
         parts: dict[str, np.ndarray] = {
-            f"{tensor.name}_integers": stored.integers.numpy().astype(kind),
+            f"{tensor.name}_integers": (stored.integers.T if turned else stored.integers).numpy().astype(kind),
             f"{tensor.name}_scale": stored.scale.numpy().astype(np.float32),
             f"{tensor.name}_zero_point": stored.zero_point.numpy().astype(kind),
         }
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in parts.items())
-        ahead.append(helper.make_node("DequantizeLinear", list(parts), [tensor.name], axis=0))
+        ahead.append(helper.make_node("DequantizeLinear", list(parts), [tensor.name], axis=int(turned)))
         graph.initializer.remove(tensor)
     ordered = [*ahead, *graph.node]
     del graph.node[:]
     graph.node.extend(ordered)
+
+
+def _turned(array: np.ndarray, weights: Mapping[str, StoredWeight]) -> StoredWeight | None:
+    """The weight whose values, transposed, are ``array``."""
+    for stored in weights.values():
+        if stored.integers.dim() == 2 and stored.integers.T.shape == array.shape:
+            along = stored.scale.dim() * [-1, 1]
+            scale, zero_point = stored.scale.view(along), stored.zero_point.view(along)
+            if np.array_equal(((stored.integers - zero_point) * scale).T.numpy(), array):
+                return stored
+    return None
 
 
 def carry_quantization(model: onnx.ModelProto) -> None:

@@ -42,6 +42,12 @@ class Chain:
             reason = getattr(steps[step], "ends_chain", None)
             if reason is not None:
                 order = [*names[:at], *names[at + 1 :], step]
+                ending = [name for name in names if getattr(steps[name], "ends_chain", None)]
+                if len(ending) > 1:
+                    raise ValueError(
+                        f"steps.{names[at + 1]} cannot follow steps.{step}: {reason}. Only one of {', '.join(ending)} "
+                        f"can be there, as the last step"
+                    )
                 raise ValueError(
                     f"steps.{names[at + 1]} cannot follow steps.{step}: {reason}. This order works: {', '.join(order)}"
                 )

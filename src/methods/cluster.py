@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from src.contracts import Context, NoEffectError, StepCallback
 from src.primitives.codebooks import Start, fit_codebook, share
 from src.primitives.folding import fold, fold_batch_norm
-from src.primitives.keeping import label_members, member_sums, shared_values
+from src.primitives.keeping import MOST, label_members, member_sums, shared_values
 from src.primitives.layers import per_layer, weight_names, without
 
 
@@ -22,7 +22,9 @@ class Cluster:
     pair (value, channel). Zeros are a cluster of their own that nothing moves, so that sparsity survives.
 
     Args:
-        clusters: Distinct values a layer may have, zero included; or one number for each pattern of weight names.
+        clusters: Distinct values a layer may have, zero included; or one number for each pattern of weight names; None
+            where ``bits`` says it.
+        bits: The same as a power of two: ``2^bits`` values; None where ``clusters`` says it.
         start: Where centroids begin.
         iterations: Of Lloyd's algorithm, at most.
         ignored: Patterns of weight names that are left as they are.
@@ -36,15 +38,21 @@ class Cluster:
     def __init__(
         self,
         *,
-        clusters: int | Mapping[str, int],
+        clusters: int | Mapping[str, int] | None,
+        bits: int | Mapping[str, int] | None,
         start: Start,
         iterations: int,
         ignored: Sequence[str],
         fine_tune: Any,
     ) -> None:
+        if (clusters is None) == (bits is None):
+            raise ValueError("clusters or bits must be given, and the other one be null")
+        if bits is not None:
+            clusters = {name: 2**n for name, n in bits.items()} if isinstance(bits, Mapping) else 2**bits
+        assert clusters is not None
         for count in clusters.values() if isinstance(clusters, Mapping) else [clusters]:
-            if not isinstance(count, int) or count < 1:
-                raise ValueError(f"clusters must be a whole number from 1, and is {count}")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
+                raise ValueError(f"clusters must be a whole number from 1 to {MOST}, and is {count}")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, and is {iterations}")
         self.clusters, self.start, self.iterations = clusters, start, iterations
@@ -72,7 +80,7 @@ class Cluster:
         values = weight[~zero]
         if left < 1 and values.numel():
             raise ValueError(f"clusters of {name} is {clusters}, and its zeros take one: at least 2 are needed")
-        if values.numel() <= left or torch.unique(values[:65_536]).numel() == values.numel() <= left:
+        if values.numel() <= left:
             return False
         codebook = fit_codebook(values, left, self.start, iterations=self.iterations, seed=seed)
         before = weight.clone()

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Context, NoEffectError, StepCallback
+from src.contracts import Context, StepCallback
 from src.methods import _nncf
 from src.primitives.layers import without
+from src.primitives.masks import require_more_zeros
 from src.primitives.scores import Scores
 
 Distribution = Callable[[dict[str, Tensor], float], dict[str, Tensor]]
@@ -55,6 +56,8 @@ class Prune:
             raise ValueError(f"sparsity must be in [0, 1), and is {sparsity}{reason}")
         if batch_norm_batches < 0:
             raise ValueError(f"batch_norm_batches must be at least 0, and is {batch_norm_batches}")
+        if getattr(fine_tune, "keep", "last") == "best" and schedule(0.0, sparsity) < sparsity:
+            raise ValueError("fine_tune.keep must be last where sparsity grows: the best epoch may be one less pruned")
         self.sparsity = sparsity
         self.scores, self.distribution, self.schedule = scores, distribution, schedule
         self.ignored = list(ignored)
@@ -65,14 +68,7 @@ class Prune:
         """Prune ``model``; raises ValueError if that removes nothing or a pattern matches no weight."""
         held = _nncf.hold_masks(copy.deepcopy(model), context.example_input)
         names = without(list(_nncf.masks_of(held)), self.ignored)
-        weights = _nncf.weights_of(model, names)
-        zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-        asked = round(self.sparsity * sum(weight.numel() for weight in weights.values()))
-        if asked <= zeros:
-            raise (NoEffectError if asked else ValueError)(
-                f"sparsity {self.sparsity} asks for {asked:,} zeros, and the network has {zeros:,} already: "
-                f"nothing would be pruned"
-            )
+        require_more_zeros(_nncf.weights_of(model, names), self.sparsity)
         masking = _Masking(self, names, model, context)
         if self.fine_tune is not None:
             context.fine_tune(held, self.fine_tune, callbacks=[masking])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Context, Loss, StepCallback
+from src.contracts import Context, Loss, StepCallback, TaughtLoss
 from src.methods import _nncf
 from src.primitives.layers import without
-from src.primitives.masks import keep_largest, kept
+from src.primitives.masks import keep_largest, kept, require_more_zeros
 
 
 class PruneRegularized:
@@ -55,6 +56,8 @@ class PruneRegularized:
                 raise ValueError(f"{name} must be more than 0, and is {value}")
         if fine_tune is None:
             raise ValueError("fine_tune is missing: what goes is learned while the network is trained")
+        if getattr(fine_tune, "keep", "last") != "last":
+            raise ValueError("fine_tune.keep must be last: an earlier epoch has not learned yet what goes")
         self.sparsity, self.schedule, self.strength, self.swing = sparsity, schedule, strength, swing
         self.ignored, self.fine_tune = list(ignored), fine_tune
 
@@ -62,6 +65,7 @@ class PruneRegularized:
         """Prune ``model``; raises ValueError where a pattern matches no weight."""
         held = _nncf.hold_logits(copy.deepcopy(model), context.example_input)
         names = without(list(_nncf.logits_of(held)), self.ignored)
+        require_more_zeros(_nncf.weights_of(model, names), self.sparsity)
         for name, logits in _nncf.logits_of(held).items():
             logits.requires_grad_(name in names)
         penalty = _nncf.density_penalty(held, self.strength)
@@ -80,7 +84,7 @@ class PruneRegularized:
 
 
 class _Penalised:
-    """A loss and the density's penalty."""
+    """A loss and the density's penalty; teachers of the loss go on teaching."""
 
     def __init__(self, loss: Loss, penalty: Any) -> None:
         self.loss, self.penalty = loss, penalty
@@ -88,6 +92,14 @@ class _Penalised:
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         penalty: Tensor = self.penalty().to(logits.device)
         return self.loss(logits, labels, images) + penalty
+
+    @contextmanager
+    def taught(self, student: nn.Module, before: nn.Module, example_input: Tensor) -> Iterator[Loss]:
+        inner: Any = nullcontext(self.loss)
+        if isinstance(self.loss, TaughtLoss):
+            inner = self.loss.taught(student, before, example_input)
+        with inner as bound:
+            yield _Penalised(bound, self.penalty)
 
 
 class _Logits(StepCallback):

@@ -47,11 +47,14 @@ class QuantizeUniform:
         fine_tune: Any,
     ) -> None:
         fixed = list(bits.values()) if isinstance(bits, Mapping) else [] if callable(bits) else [bits]
+        possible = [*fixed, *getattr(bits, "choices", [])]
         for count in [*fixed, *([] if activation_bits is None else [activation_bits])]:
             check_bits(count)
         self.bits, self.activation_bits, self.grid = bits, activation_bits, grid
         self.ignored, self.fine_tune = list(ignored), fine_tune
-        self.undoes = {} if all(grid.has_zero(count) for count in fixed) else {"zeros": "one symmetric bit has no zero"}
+        self.undoes = (
+            {} if all(grid.has_zero(count) for count in possible) else {"zeros": "one symmetric bit has no zero"}
+        )
         self._folded: list[tuple[str, str]] = []
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:

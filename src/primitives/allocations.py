@@ -40,12 +40,13 @@ class HessianTrace:
         self, model: nn.Module, names: Sequence[str], bits: Sequence[int], grid: GridFit, context: Context
     ) -> np.ndarray:
         weights = [model.get_parameter(name) for name in names]
-        curvature = [max(float(d.mean()), 0.0) for d in hessian_diagonal(model, weights, context, self.draws)]
+        traces = np.array([float(d.mean()) for d in hessian_diagonal(model, weights, context, self.draws)])
+        curvature = np.maximum(traces, 1e-3 * max(traces.max(), 1e-12))  # where it curves down, its errors still count
         errors = [
             [float((grid(w.detach(), n).quantize(w.detach()) - w.detach()).square().sum()) for n in bits]
             for w in weights
         ]
-        return np.array(curvature)[:, None] * np.array(errors)
+        return curvature[:, None] * np.array(errors)
 
 
 class MeasuredSensitivity:

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 
 from src.contracts import StepCallback
 
-MOST = 256  # values that a tensor may share; more are no codebook
+MOST = 16_384  # values that a tensor may share; more are no codebook
 SAMPLE = 65_536
+CHANCE = 10 / 2**24  # ten times as many pairs of equal float32 as chance makes of each pair of weights
 
 
 def shared_values(weight: Tensor) -> Tensor | None:
     """The distinct non-zero values of a tensor whose weights share them; None where they do not.
 
-    Weights share values where there are at most 256 distinct ones, zero aside, each of two weights on average.
+    Weights share values where there are at most 16,384 distinct ones, zero aside, and either each has two weights on
+    average or more weights are equal than chance would have it.
     """
     flat = weight.detach().flatten()
     sample = flat[:: max(1, flat.numel() // SAMPLE)]
@@ -22,7 +24,9 @@ def shared_values(weight: Tensor) -> Tensor | None:
         return None
     flat = flat[flat != 0]
     values = torch.unique(flat)
-    return values if 0 < values.numel() <= min(MOST, flat.numel() // 2) else None
+    count, equal = flat.numel(), flat.numel() - values.numel()
+    few = values.numel() <= count // 2 or equal >= 1 + CHANCE * count**2
+    return values if 0 < values.numel() <= MOST and few else None
 
 
 class Keep(StepCallback):

@@ -69,7 +69,7 @@ def require_match(pattern: str, names: Sequence[str], setting: str, kind: str = 
 def refuse_shared(model: nn.Module, names: Sequence[str], why: str) -> None:
     """Raise ValueError where two modules hold one of the parameters ``names``; ``why`` says what would go wrong."""
     held: dict[int, list[str]] = {}
-    for module_name, module in model.named_modules():
+    for module_name, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module.named_parameters(recurse=False):
             held.setdefault(id(parameter), []).append(f"{module_name}.{name}".lstrip("."))
     for name in names:

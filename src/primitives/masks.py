@@ -47,3 +47,19 @@ def sparsity(masks: Mapping[str, Tensor]) -> float:
 def kept(count: int, sparsity: float) -> int:
     """How many of ``count`` weights stay at ``sparsity``: the nearest whole number, at least one."""
     return max(1, count - round(sparsity * count))
+
+
+def require_more_zeros(weights: Mapping[str, Tensor], sparsity: float) -> None:
+    """Raise ValueError where ``sparsity`` asks for no zero that is not there, or leaves fewer weights than layers."""
+    total = sum(weight.numel() for weight in weights.values())
+    zeros = sum(int((weight == 0).sum()) for weight in weights.values())
+    asked = round(sparsity * total)
+    if asked <= zeros:
+        raise ValueError(
+            f"sparsity {sparsity} asks for {asked:,} zeros, and the network has {zeros:,} already: "
+            f"nothing would be pruned"
+        )
+    if total - asked < len(weights):
+        raise ValueError(
+            f"sparsity {sparsity} leaves {total - asked} weights to {len(weights)} layers: everything would be removed"
+        )

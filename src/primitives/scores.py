@@ -81,7 +81,7 @@ class Taylor:
             count = 0
             for images, labels in batches_on_device(model, context):
                 loss = context.loss(model(images), labels, images) * len(labels)
-                for name, gradient in zip(names, torch.autograd.grad(loss, list(weights.values())), strict=True):
+                for name, gradient in zip(names, _gradients(loss, list(weights.values())), strict=True):
                     total[name] += gradient
                 count += len(labels)
         return {name: taylor_scores(weights[name], total[name] / count) for name in names}
@@ -117,27 +117,17 @@ class Fisher:
     """
 
     def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
-        weights = {name: model.get_parameter(name).detach() for name in names}
-        others = {name: p.detach() for name, p in model.named_parameters() if name not in weights}
-        buffers = dict(model.named_buffers())
-        total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        weights = [model.get_parameter(name) for name in names]
+        totals = [torch.zeros_like(weight) for weight in weights]
         count = 0
-
-        def loss_of_one(chosen: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
-            images, labels = image.unsqueeze(0), label.unsqueeze(0)
-            logits = torch.func.functional_call(model, {**others, **chosen, **buffers}, (images,))
-            return context.loss(logits, labels, images)
-
-        each = torch.func.vmap(torch.func.grad(loss_of_one), in_dims=(None, 0, 0))
-        at_once = max(1, 2**25 // sum(weight.numel() for weight in weights.values()))
         with _judged(model):
             for images, labels in batches_on_device(model, context):
-                for start in range(0, len(labels), at_once):
-                    some = slice(start, start + at_once)
-                    for name, gradients in each(weights, images[some], labels[some]).items():
-                        total[name] += gradients.square().sum(0)
+                for image, label in zip(images.split(1), labels.split(1), strict=True):
+                    loss = context.loss(model(image), label, image)
+                    for total, gradient in zip(totals, _gradients(loss, weights), strict=True):
+                        total += gradient.square()
                 count += len(labels)
-        return {name: curvature_scores(weights[name], total[name] / count) for name in names}
+        return {name: curvature_scores(w, t / count) for name, w, t in zip(names, weights, totals, strict=True)}
 
 
 class Random:
@@ -157,10 +147,17 @@ def hessian_diagonal(model: nn.Module, weights: Sequence[Tensor], context: Conte
     with _judged(model):
         for images, labels in batches_on_device(model, context):
             loss = context.loss(model(images), labels, images)
-            gradients = torch.autograd.grad(loss, weights, create_graph=True)
+            gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+            curved = [at for at, gradient in enumerate(gradients) if gradient.requires_grad]
             for _ in range(draws):
                 signs = [(torch.rand(w.shape, generator=generator) < 0.5).to(w) * 2 - 1 for w in weights]
-                products = torch.autograd.grad(gradients, weights, signs, retain_graph=True)
+                products = torch.autograd.grad(
+                    [gradients[at] for at in curved],
+                    weights,
+                    [signs[at] for at in curved],
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
                 for total, sign, product in zip(totals, signs, products, strict=True):
                     total += sign * product * (len(labels) / draws)
             count += len(labels)
@@ -176,6 +173,11 @@ def batches_on_device(model: nn.Module, context: Context) -> Iterator[tuple[Tens
         yield images.to(device), labels.to(device)
     if not batches:
         raise ValueError("there is no calibration image to score by: data.calibration_images must be at least 1")
+
+
+def _gradients(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Of the loss by each weight; zero for one that the network does not use."""
+    return torch.autograd.grad(loss, weights, materialize_grads=True)
 
 
 @contextmanager

@@ -43,14 +43,14 @@ def files_of(config: Any, key: str = "") -> dict[str, str]:
         parts = [files_of(value, f"{key}.{name}" if key else str(name)) for name, value in config.items()]
     elif isinstance(config, (list, tuple)):
         parts = [files_of(value, f"{key}.{at}") for at, value in enumerate(config)]
-    elif isinstance(config, str) and key.rpartition(".")[2] in ("weights", "file") and Path(config).is_file():
-        parts = [{key: hashlib.sha256(Path(config).read_bytes()).hexdigest()}]
     else:
-        parts = []
+        named = isinstance(config, str) and key.rpartition(".")[2] in ("weights", "file")
+        path = Path(config).expanduser() if named else None
+        parts = [{key: hashlib.sha256(path.read_bytes()).hexdigest()}] if path is not None and path.is_file() else []
     return {name: digest for part in parts for name, digest in part.items()}
 
 
-def sources(targets: Iterable[str]) -> dict[str, Any]:
+def sources(targets: Iterable[str], alone: Iterable[str] = ()) -> dict[str, Any]:
     """The source and the library versions that make what ``targets`` name.
 
     Follows the imports of each target's module, function bodies included, through all modules that are no installed
@@ -59,6 +59,7 @@ def sources(targets: Iterable[str]) -> dict[str, Any]:
 
     Args:
         targets: Dotted names of modules, classes or functions.
+        alone: Names of modules that count by themselves, not what they import.
 
     Returns:
         ``{"code": digest over all modules, "versions": {distribution: version}}``.
@@ -76,6 +77,10 @@ def sources(targets: Iterable[str]) -> dict[str, Any]:
             continue
         code[module], imported = _read(path, module)
         waiting += [*imported, module.rpartition(".")[0]] if "." in module else imported
+    for module in alone:
+        path = _local_file(module)
+        if path is not None:
+            code.setdefault(module, _read(path, module)[0])
     joined = json.dumps(code, sort_keys=True)
     versions = {name: version for name in sorted(packages) if (version := _version(name)) is not None}
     return {"code": hashlib.sha256(joined.encode()).hexdigest()[:16], "versions": versions}

@@ -131,8 +131,10 @@ class StageStore:
 
     @staticmethod
     def _finished_at(folder: Path) -> float:
+        """When it was finished; of one that was cut off, when its last checkpoint was written."""
         record = folder / RECORD
-        return record.stat().st_mtime if record.exists() else time.time()
+        made = [record] if record.exists() else list(folder.glob("*.ckpt"))
+        return max((path.stat().st_mtime for path in made), default=time.time())
 
     @staticmethod
     def _tidy(folder: Path) -> None:

@@ -26,23 +26,23 @@ MODEL_PARAMS = ("variant", "target", "runtime", "precision", "data", "model", "i
 SHORT = 6000  # MLflow refuses longer parameters; the whole config is an artifact, too
 
 
-def finish_survey(uri: str, survey: Path, status: str) -> None:
+def finish_survey(survey: Path, status: str) -> None:
     """Close the parent run of a survey with its final ``survey.json``; raises TrackingError where that fails.
 
     Args:
-        uri: Of the store.
         survey: The survey's folder.
-        status: FINISHED or FAILED.
+        status: FINISHED, FAILED or KILLED.
     """
     from mlflow import MlflowClient
 
     noted = survey / PARENT
     if not noted.exists():
         return
+    parent, uri = noted.read_text().splitlines()
     with answering(uri):
         client = MlflowClient(tracking_uri=uri)
-        client.log_artifact(noted.read_text(), str(survey / "survey.json"))
-        client.set_terminated(noted.read_text(), status)
+        client.log_artifact(parent, str(survey / "survey.json"))
+        client.set_terminated(parent, status)
 
 
 class MlflowTracker:
@@ -194,14 +194,14 @@ class MlflowTracker:
             return None
         noted = self.survey / PARENT
         if noted.exists():
-            return noted.read_text()
+            return noted.read_text().splitlines()[0]
         tags = {
             "folder": str(self.survey),
             "mlflow.source.git.commit": git_commit() or "",
             "mlflow.source.type": "LOCAL",
         }
         parent = self._client.create_run(self._experiment, tags=tags, run_name=f"survey {self.survey.name}")
-        noted.write_text(parent.info.run_id)
+        noted.write_text(f"{parent.info.run_id}\n{self.uri}\n")
         return str(parent.info.run_id)
 
     def _logged_before(self, row: Row) -> str | None:

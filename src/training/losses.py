@@ -66,6 +66,8 @@ class Distillation:
             raise ValueError(f"weight must be in [0, 1], and is {weight}")
         if hint_weight < 0:
             raise ValueError(f"hint_weight must be at least 0, and is {hint_weight}")
+        if bool(hints) != (hint_weight > 0):
+            raise ValueError(f"hint_weight is {hint_weight}, hints are {list(hints)}: neither does anything alone")
         self.temperature, self.weight, self.hint_weight = temperature, weight, hint_weight
         self.labels = CrossEntropy(label_smoothing=label_smoothing)
         self.teachers, self.hints = list(teachers), list(hints)
@@ -81,6 +83,8 @@ class Distillation:
         Raises:
             ValueError: A hint names no module of the student or of a teacher.
         """
+        if not self.teachers and before is student:
+            raise ValueError("teachers is empty, and there is no earlier network that could teach one from scratch")
         teachers = [_built(teacher, before, example_input) for teacher in self.teachers] or [copy.deepcopy(before)]
         seen: dict[nn.Module, dict[str, Tensor]] = {network: {} for network in (student, *teachers)}
         hooks = [_listen(network, hint, seen[network]) for network in seen for hint in self.hints]
@@ -92,7 +96,7 @@ class Distillation:
                 answers = [teacher.to(images.device)(images) for teacher in teachers]
             total = (1 - self.weight) * self.labels(logits, labels, images)
             total = total + self.weight * softened(logits, answers, self.temperature)
-            for hint in self.hints if self.hint_weight else []:
+            for hint in self.hints:
                 apart = [similarity_distance(seen[student][hint], seen[teacher][hint]) for teacher in teachers]
                 total = total + self.hint_weight * torch.stack(apart).mean()
             return total

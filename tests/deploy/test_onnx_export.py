@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from src.deploy.onnx_export import OPSET, export_onnx, read_graph, store_integer_weights
 from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
+from src.primitives.quantizers import Symmetric
 from tests.deploy.conftest import CARD, Exported, Quantized, cnn, images
 
 # By hand, batch normalization folded into a bias, on 3x8x8:
@@ -258,3 +260,35 @@ def test_an_int8_file_is_counted_as_the_float_one(tmp_path: Path, quantized: Qua
     # floats: the dense layer's 64 inputs and 1,024 outputs; bytes: the image, still floats, and the first 8x8x8
     assert peak_activation_bytes(plain) == 4 * (64 + 1024)
     assert peak_activation_bytes(integer) == 4 * 192 + 512
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_stored_weights_are_integers_however_the_exporter_turns_them(tmp_path: Path, per_channel: bool) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.mix = nn.Linear(8, 6)
+            self.out = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(torch.relu(self.mix(x.flatten(1, 2))).mean(1))
+
+    model = Tokens().eval()
+    grids = {
+        name: Symmetric(per_channel=per_channel, candidates=5)(p, 4)
+        for name, p in model.named_parameters()
+        if p.dim() > 1
+    }
+    with torch.no_grad():
+        for name, grid in grids.items():
+            model.get_parameter(name).copy_(grid.quantize(model.get_parameter(name)))
+    stored = {name: grid.stored(model.get_parameter(name)) for name, grid in grids.items()}
+    x = torch.randn(1, 3, 8, 8)
+    export_onnx(model, x, tmp_path / "m.onnx", CARD, stored)
+    kinds = [
+        tensor.data_type for tensor in onnx.load(str(tmp_path / "m.onnx")).graph.initializer if len(tensor.dims) == 2
+    ]
+    assert kinds == [onnx.TensorProto.INT8] * 2
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    assert np.allclose(session.run(None, {"image": x.numpy()})[0], model(x).detach().numpy(), atol=1e-3)

@@ -11,12 +11,14 @@ from torch import nn
 from src.contracts import DataSplits, NoEffectError
 from src.methods.cluster import Cluster, SumOfMembers
 from src.primitives.codebooks import Optimal
+from src.primitives.keeping import Keep
 from tests.methods.test_prune import Net, context
 
 
 def cluster(**changed: Any) -> Cluster:
     settings: dict[str, Any] = {
         "clusters": 8,
+        "bits": None,
         "start": Optimal(bins=64),
         "iterations": 50,
         "ignored": [],
@@ -41,6 +43,29 @@ def test_zero_is_one_of_the_values_where_there_are_zeros(splits: DataSplits) -> 
     assert bool((fc[:, 1::2] != 0).all())
     assert fc.unique().numel() == 3
     assert shared.get_parameter("conv.weight").unique().numel() == 4
+
+
+def test_bits_are_a_power_of_two(splits: DataSplits) -> None:
+    shared = cluster(clusters=None, bits={"conv*": 2, "*": 3}).compress(Net().eval(), context(splits))
+    assert [shared.get_parameter(f"{name}.weight").unique().numel() for name in ("conv", "fc")] == [4, 8]
+
+
+@pytest.mark.parametrize("clusters", [16, 300])
+def test_however_many_values_there_are_they_stay_while_centroids_are_trained(splits: DataSplits, clusters: int) -> None:
+    def fine_tune(model: nn.Module, recipe: Any, callbacks: Any = ()) -> None:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        every = [*callbacks, Keep(model)]
+        for images, labels in context(splits).calibration:
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            for callback in every:
+                callback.after_backward(model)
+            optimizer.step()
+
+    model = Net().eval()
+    model.conv = nn.Conv2d(3, 8, 1, bias=False)  # 24 weights
+    shared = cluster(clusters=clusters, fine_tune="a recipe").compress(model, context(splits, fine_tune))
+    assert 2 < shared.get_parameter("fc.weight").unique().numel() <= clusters  # two may meet
+    assert shared.get_parameter("conv.weight").unique().numel() <= min(clusters, 24)
 
 
 def test_ignored_layers_are_left_alone(splits: DataSplits) -> None:
@@ -70,7 +95,9 @@ def test_sharing_twice_changes_nothing_and_says_so(splits: DataSplits) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"clusters": 0}, "clusters must be a whole number from 1, and is 0"),
+        ({"clusters": 0}, "clusters must be a whole number from 1 to 16384, and is 0"),
+        ({"clusters": 8, "bits": 3}, "clusters or bits must be given"),
+        ({"clusters": None}, "clusters or bits must be given"),
         ({"clusters": {"fc*": 0}}, "clusters must be"),
         ({"iterations": 0}, "iterations must be"),
     ],

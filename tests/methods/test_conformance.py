@@ -24,7 +24,7 @@ from tests.plans import composed, experiment, plan
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 CHANGING = [name for name in METHODS if name not in ("baseline", "chain")]
-CHAINS = [name for name in CHANGING if "steps" in composed([f"method={name}"])[0]["method"]]
+CHAINS = [name for name in CHANGING if composed([f"method={name}"])[0]["method"]["_target_"].endswith(".Chain")]
 STEPS = [name for name in CHANGING if name not in CHAINS]
 ENDING = [name for name in STEPS if name.startswith("quantize_")]
 MODELS = {

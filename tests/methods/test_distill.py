@@ -73,7 +73,7 @@ def test_hints_compare_modules_of_one_name_and_hooks_are_taken_off() -> None:
     assert not student[0]._forward_hooks
     with (
         pytest.raises(ValueError, match="no module is called 7"),
-        distillation(hints=["7"]).taught(student, student, images),
+        distillation(hints=["7"], hint_weight=1.0).taught(student, teacher, images),
     ):
         pass
 
@@ -107,6 +107,26 @@ def test_a_teacher_that_does_not_fit_costs_no_training(tmp_path: Path) -> None:
     assert not list((tmp_path / "artifacts").glob("*/stage.json"))
 
 
+def test_teachers_also_teach_a_network_from_scratch_and_none_is_refused(tmp_path: Path) -> None:
+    loss = ["training.loss._target_=src.training.losses.Distillation", "+training.loss.temperature=4.0"]
+    loss += ["+training.loss.weight=0.5", "+training.loss.hints=[]", "+training.loss.hint_weight=0.0"]
+    with pytest.raises(InputError, match=r"training.loss.teachers is empty"):
+        experiment(plan("method=baseline", *loss, "+training.loss.teachers=[]"), tmp_path).run()
+
+
+def test_a_learned_pruning_listens_to_its_teacher(tmp_path: Path) -> None:
+    weights = []
+    for temperature in (1.0, 9.0):
+        composed = plan(
+            "method=prune_regularized",
+            "model=lenet300",
+            "training@method.fine_tune=fine_tune_distilled",
+            f"method.fine_tune.loss.temperature={temperature}",
+        )
+        weights.append(experiment(composed, tmp_path).run()[1].sha256)
+    assert weights[0] != weights[1]
+
+
 def test_a_recipe_without_a_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="no teacher"):
         Distill(fine_tune=plan("method=prune_magnitude").training.value)
@@ -118,6 +138,8 @@ def test_a_recipe_without_a_teacher_is_refused() -> None:
         ({"temperature": 0}, "temperature must be more than 0"),
         ({"weight": 1.5}, "weight must be in"),
         ({"hint_weight": -1}, "hint_weight must be"),
+        ({"hint_weight": 1}, "neither does anything alone"),
+        ({"hints": ["fc"]}, "neither does anything alone"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:

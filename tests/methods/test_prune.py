@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,26 @@ def test_batch_norm_is_adapted_to_the_calibration_images(splits: DataSplits) -> 
 def test_a_sparsity_that_leaves_nothing_or_makes_no_sense_is_refused(sparsity: float) -> None:
     with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\)"):
         prune(sparsity=sparsity)
+
+
+def test_the_best_epoch_is_refused_where_sparsity_grows() -> None:
+    recipe = dataclasses.replace(plan("method=prune_magnitude").training.value, keep="best")
+    with pytest.raises(ValueError, match=r"fine_tune\.keep must be last"):
+        prune(fine_tune=recipe, schedule=Cubic(begin=0.0, end=0.5, updates=4))
+    prune(fine_tune=recipe, schedule=OneShot())
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "says"), [(0.0, "nothing would be pruned"), (0.9999999, "everything would be removed")]
+)
+def test_nothing_and_everything_are_refused(splits: DataSplits, sparsity: float, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        prune(sparsity=sparsity).compress(Net().eval(), context(splits))
+
+
+def test_the_validation_accuracy_on_record_is_that_of_the_weights_kept(tmp_path: Path) -> None:
+    made = experiment(plan("method=prune_regularized", "method.sparsity=0.98"), tmp_path)
+    for row in made.run():
+        record = made.store.find(row.identity)
+        assert record is not None
+        assert record["validation_accuracy"] == pytest.approx(row.accuracy_validation, abs=1 / 29)

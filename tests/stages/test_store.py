@@ -284,3 +284,14 @@ def test_a_failure_leaves_whole_files_and_no_half_one(store: StageStore, run: Pa
     with pytest.raises(RuntimeError, match="diverged"):
         fail(store, run, "training.ckpt", "weights.safetensors.part")
     assert names(store.folder(ID)) == [RUNS, "training.ckpt"]
+
+
+def test_refreshing_also_drops_the_checkpoint_of_a_stage_that_was_cut_off(tmp_path: Path) -> None:
+    before = StageStore(tmp_path / "artifacts")
+    with before.hold("a", tmp_path / "run") as folder:
+        (folder / "training.ckpt").write_text("half")
+    with StageStore(tmp_path / "artifacts", refresh_before=time.time() + 1).hold("a", tmp_path / "run") as folder:
+        assert not (folder / "training.ckpt").exists()
+        (folder / "training.ckpt").write_text("anew")
+    with StageStore(tmp_path / "artifacts", refresh_before=time.time() - 60).hold("a", tmp_path / "run") as folder:
+        assert (folder / "training.ckpt").read_text() == "anew"

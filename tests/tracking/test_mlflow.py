@@ -52,10 +52,10 @@ def test_a_survey_shows_as_a_parent_with_children_models_and_inputs(
     client = MlflowClient(uri)
     found = client.get_experiment_by_name("digits")
     assert found is not None
-    noted = client.get_run((survey / ".mlflow_parent").read_text())
+    noted = client.get_run((survey / ".mlflow_parent").read_text().splitlines()[0])
     assert noted.info.status == "RUNNING"  # until the survey is over, whatever became of its members
     (survey / "survey.json").write_text("{}")
-    finish_survey(uri, survey, "FINISHED")
+    finish_survey(survey, "FINISHED")
     assert [file.path for file in client.list_artifacts(noted.info.run_id)] == ["survey.json"]
     runs = {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
     parent = runs["survey survey"]
