@@ -147,8 +147,10 @@ def test_a_second_method_keeps_what_the_first_made(
     """Zeros stay zeros, shared values stay shared, channels stay gone, in the file; or the second says it cannot."""
     monkeypatch.setattr("src.experiment.rehearse", lambda *_: None)  # the test above has it
     steps = [f"+method@method.steps.first={first}", f"+method@method.steps.second={second}"]
-    more = ["method.steps.second.sparsity=0.9"] if first.startswith("prune") and second.startswith("prune") else []
-    more += ["method.steps.second.clusters=8"] if first == second == "cluster" else []
+    more = {"cluster": ["clusters=8"]}.get(second, []) if first == second else []
+    if first.startswith("prune") and second.startswith("prune"):  # more than the first has taken already
+        more = ["round_to=4"] if second.startswith("prune_channels") else ["sparsity=0.9"]
+    more = [f"method.steps.second.{setting}" for setting in more]
     made = experiment(plan("method=chain", "method.name=pair", *steps, *more, *MODELS["cnn"]), shared)
     one, two = (step.value for step in made.plan.steps.values())
     rows = made.run()
