@@ -12,16 +12,11 @@ from __future__ import annotations
 import argparse
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
-
-from src.command import CONF
-from src.composition import build_plan, register_resolvers
+from src.composition import build_plan, composed
 from src.console import Report
 from src.contracts import InputError
 from src.experiment import Experiment
@@ -47,7 +42,6 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=list(KINDS))
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    register_resolvers()
     lines = [
         "| first | second | zeros | most values in a layer | parameters | accuracy alone | accuracy of the pair |",
         "|---|---|---|---|---|---|---|",
@@ -71,7 +65,7 @@ def line(first: str, second: str, folder: Path) -> str:
         given = []
     steps = [f"+method@method.steps.first={first}", f"+method@method.steps.second={second}"]
     try:
-        config, choices = composed(["method=chain", *steps, "method.name=pair", *given])
+        config, choices = composed([*DATA, "method=chain", *steps, "method.name=pair", *given])
         plan = build_plan(config, choices)
         store = StageStore(folder / "artifacts")
         (folder / "run").mkdir(exist_ok=True)
@@ -90,7 +84,7 @@ def line(first: str, second: str, folder: Path) -> str:
 
 def experiment_alone(method: str, folder: Path) -> float:
     """The accuracy of the first method's own file."""
-    plan = build_plan(*composed([f"method={method}"]))
+    plan = build_plan(*composed([*DATA, f"method={method}"]))
     store = StageStore(folder / "artifacts")
     experiment = Experiment(plan, store=store, tracker=Off(), report=Report(io.StringIO(), ""), folder=folder / "run")
     return experiment.run()[1].accuracy
@@ -103,17 +97,6 @@ def described(record: Mapping[str, Any] | None) -> tuple[str, str, str]:
     total = sum(layer["parameters"] for layer in layers)
     zeros = sum(layer["sparsity"] * layer["parameters"] for layer in layers) / total
     return f"{zeros:.1%}", f"{max(layer['distinct_values'] for layer in layers):,}", f"{total:,}"
-
-
-def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*DATA, *overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    choices = dict(config.hydra.runtime.choices)
-    OmegaConf.set_struct(config, False)
-    OmegaConf.set_readonly(config, False)
-    del config["hydra"]
-    return OmegaConf.to_container(config, resolve=True), choices  # type: ignore[return-value]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,23 @@ def register_resolvers() -> None:
 
     OmegaConf.register_new_resolver("times", lambda value, factor: value * factor, replace=True)
     OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
+
+
+def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the command would get from Hydra: the resolved config and Hydra's choices, with no run started."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+    with initialize_config_dir(str(command.CONF), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    OmegaConf.set_readonly(config, False)
+    del config["hydra"]
+    return OmegaConf.to_container(config, resolve=True), choices  # type: ignore[return-value]
 
 
 def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
-
-from src.command import CONF
-from src.composition import build_plan, register_resolvers
+from src.composition import build_plan, composed
 from src.console import Report
 from src.experiment import Experiment
 from src.plan import Plan
@@ -31,19 +24,6 @@ TINY = [
     "training.device=cpu",
     "training.threads=1",
 ]
-
-
-def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The resolved config and Hydra's choices."""
-    register_resolvers()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    choices = dict(config.hydra.runtime.choices)
-    OmegaConf.set_struct(config, False)
-    OmegaConf.set_readonly(config, False)
-    del config["hydra"]
-    return OmegaConf.to_container(config, resolve=True), choices  # type: ignore[return-value]
 
 
 def plan(*overrides: str) -> Plan:

@@ -12,10 +12,9 @@ import torch
 import yaml
 
 from src.command import CONF
-from src.composition import build_plan
+from src.composition import build_plan, composed
 from src.contracts import DataSplits, ImageSet
 from src.training.recipe import Compute
-from tests.plans import composed
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 FROZEN = Path(__file__).parent / "frozen_identities.json"

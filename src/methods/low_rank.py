@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from src.contracts import Context, NoEffectError
+from src.primitives.folding import replace_module
 from src.primitives.layers import per_layer, refuse_shared, weight_names, without
 from src.primitives.ranks import Rank
 
@@ -48,7 +49,7 @@ class LowRank:
             layer = name.rpartition(".")[0]
             factors = factorise(model.get_submodule(layer), ranks[name])
             if factors is not None:
-                _replace(model, layer, factors)
+                replace_module(model, layer, factors)
                 self._ranks[layer] = factors.rank
         if not self._ranks:
             raise NoEffectError("no layer would get smaller at this rank: nothing was factorised")
@@ -69,7 +70,7 @@ class LowRank:
         """Put factors of the recorded ranks where they were."""
         self._ranks = dict(structure["ranks"])
         for name, rank in structure["ranks"].items():
-            _replace(model, name, empty_factors(model.get_submodule(name), rank))
+            replace_module(model, name, empty_factors(model.get_submodule(name), rank))
         return model
 
 
@@ -122,8 +123,3 @@ def empty_factors(layer: nn.Module, rank: int) -> Factors:
 
 def _fill(layer: nn.Module, matrix: Tensor) -> None:
     layer.weight.copy_(matrix.view_as(layer.weight).float())  # type: ignore[operator, arg-type]
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)

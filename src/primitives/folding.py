@@ -81,8 +81,8 @@ def fold(model: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
     """Fold each pair in place; the normalization becomes an ``nn.Identity``."""
     for layer_name, norm_name in pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
-        _replace(model, layer_name, folded_layer(layer, norm))
-        _replace(model, norm_name, nn.Identity())
+        replace_module(model, layer_name, folded_layer(layer, norm))
+        replace_module(model, norm_name, nn.Identity())
     return model
 
 
@@ -108,11 +108,12 @@ def fold_batch_norm(model: nn.Module, example_input: Tensor) -> list[Pair]:
         if torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max().clamp(min=1))):
             folded.append(pair)
         else:
-            _replace(model, pair[0], layer)
-            _replace(model, pair[1], norm)
+            replace_module(model, pair[0], layer)
+            replace_module(model, pair[1], norm)
     return folded
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where ``name`` stands in ``model``."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

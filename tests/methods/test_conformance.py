@@ -15,12 +15,13 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from src.command import CONF
+from src.composition import composed
 from src.contracts import Row
 from src.experiment import Experiment
 from src.methods.chain import Chain
 from src.primitives.distributions import Layerwise
 from src.stages.store import WEIGHTS
-from tests.plans import composed, experiment, plan
+from tests.plans import experiment, plan
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 CHANGING = [name for name in METHODS if name not in ("baseline", "chain")]
