@@ -48,9 +48,12 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         for first in arguments.methods:
-            for second in arguments.methods:
-                lines.append(line(first, second, Path(folder)))
-                print(lines[-1], flush=True)
+            pairs = [line(first, second, Path(folder)) for second in arguments.methods]
+            reasons = {pair.split("|")[3] for pair in pairs}
+            if len(pairs) > 1 and len(reasons) == 1:
+                pairs = [f"| {first} | every method |{reasons.pop()}| | | | |"]
+            lines += pairs
+            print("\n".join(pairs), flush=True)
     if arguments.write:
         head = (arguments.write.read_text().partition("| first |")[0]) if arguments.write.exists() else ""
         arguments.write.write_text(head + "\n".join(lines) + f"\n\n{machine()}\n")

@@ -1,12 +1,14 @@
 """One-dimensional k-means: few values that stand for many weights.
 
-On a line k-means has structure. Clusters are intervals, so that after one sort a Lloyd iteration needs no more than k
-binary searches and k differences of prefix sums, whatever the number of weights; and the best partition can be found
-exactly by dynamic programming.
+On a line k-means has structure. Clusters are intervals, so that once the weights are in order a Lloyd iteration needs
+no more than k binary searches and k differences of prefix sums, whatever their number; and the best partition can be
+found exactly by dynamic programming. Many weights are put in order by counting them into bins, which is several times
+faster than sorting and moves no centroid by more than a fraction of a bin.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,13 +16,55 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 22
+BINS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Points:
+    """Weights in order, equal ones as one point: ``values`` and ``counts``, ``[m]``, float64, values ascending."""
+
+    values: np.ndarray
+    counts: np.ndarray
+
+    def at(self, shares: np.ndarray) -> np.ndarray:
+        """Which point holds the weight with so many others below it: ``shares`` of all, in [0, 1)."""
+        total = np.cumsum(self.counts)
+        return np.searchsorted(total, shares * total[-1], side="right")
+
+
+def in_order(weights: Tensor, clusters: int) -> Points:
+    """Put weights in order: each by itself, or many as the means of bins that are fine for so many ``clusters``.
+
+    Args:
+        weights: ``[n]``, float32, n >= 1, finite.
+        clusters: Wanted of them.
+    """
+    if weights.numel() > 4 * BINS:
+        points = _binned(weights)
+        if points.counts.max() * clusters * 64 <= weights.numel():
+            return points
+    values, counts = np.unique(weights.numpy(), return_counts=True)
+    return Points(values.astype(np.float64), counts.astype(np.float64))
+
+
+def _binned(weights: Tensor) -> Points:
+    """The mean and the number of the weights in each of ``BINS`` bins of one width."""
+    low, high = (float(bound) for bound in weights.aminmax())
+    counts, sums = np.zeros(BINS), np.zeros(BINS)
+    for start in range(0, weights.numel(), CHUNK):
+        some = weights[start : start + CHUNK]
+        bins = ((some - low) * ((BINS - 1) / (high - low) if high > low else 0.0)).to(torch.int32).numpy()
+        counts += np.bincount(bins, minlength=BINS)
+        sums += np.bincount(bins, weights=some.numpy(), minlength=BINS)
+    full = counts > 0
+    return Points(sums[full] / counts[full], counts[full])
 
 
 class Start(Protocol):
     """Where the centroids begin."""
 
-    def __call__(self, ordered: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-        """Up to ``clusters`` centroids, float64, for ``ordered`` (``[n]``, float32, ascending, n >= 1)."""
+    def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
+        """Up to ``clusters`` centroids, float64."""
         ...
 
 
@@ -30,8 +74,8 @@ class Linear:
     Paper: Han et al. 2016, arXiv:1510.00149, section 3.2 (their choice).
     """
 
-    def __call__(self, ordered: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-        return np.linspace(ordered[0], ordered[-1], clusters, dtype=np.float64)
+    def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
+        return np.linspace(points.values[0], points.values[-1], clusters)
 
 
 class Density:
@@ -40,20 +84,20 @@ class Density:
     Paper: Han et al. 2016, arXiv:1510.00149, section 3.2.
     """
 
-    def __call__(self, ordered: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-        at = ((np.arange(clusters) + 0.5) / clusters * len(ordered)).astype(np.int64)
-        return ordered[at].astype(np.float64)
+    def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
+        return points.values[points.at((np.arange(clusters) + 0.5) / clusters)]
 
 
 class Random:
-    """Weights drawn at random (Forgy).
+    """Weights drawn at random (Forgy), no two equal.
 
     Paper: Han et al. 2016, arXiv:1510.00149, section 3.2.
     """
 
-    def __call__(self, ordered: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-        drawn = np.random.default_rng(seed).choice(len(ordered), min(clusters, len(ordered)), replace=False)
-        return np.sort(ordered[drawn].astype(np.float64))
+    def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
+        drawn = min(clusters, len(points.values))
+        chances = points.counts / points.counts.sum()
+        return np.sort(np.random.default_rng(seed).choice(points.values, drawn, replace=False, p=chances))
 
 
 class PlusPlus:
@@ -70,8 +114,8 @@ class PlusPlus:
             raise ValueError(f"sample must be at least 1, and is {sample}")
         self.sample = sample
 
-    def __call__(self, ordered: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-        some = ordered[:: max(1, len(ordered) // self.sample)].astype(np.float64)
+    def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
+        some = points.values[points.at((np.arange(self.sample) + 0.5) / self.sample)]
         generator = np.random.default_rng(seed)
         centroids = [generator.choice(some)]
         distance = (some - centroids[0]) ** 2
@@ -98,22 +142,21 @@ class Optimal:
             raise ValueError(f"bins must be at least 2, and is {bins}")
         self.bins = bins
 
-    def __call__(self, ordered: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-        edges = self._edges(ordered)
-        middle = float(ordered[len(ordered) // 2])
-        counts, sums, squares = _moments(ordered, edges, middle)
+    def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
+        first = self._first_of_bins(points)
+        middle = points.values[len(points.values) // 2]
+        away = points.values - middle  # against cancellation
+        counts, sums, squares = (np.add.reduceat(points.counts * away**power, first) for power in (0, 1, 2))
         last = best_partition(counts, sums, squares, clusters)
         return middle + np.add.reduceat(sums, last) / np.add.reduceat(counts, last)
 
-    def _edges(self, ordered: np.ndarray) -> np.ndarray:
-        """Where bins begin, as indices into ``ordered``; equal weights fall into one bin."""
-        if len(ordered) <= self.bins:
-            wanted = ordered
-        else:
-            even = np.linspace(ordered[0], ordered[-1], self.bins // 2, endpoint=False, dtype=np.float32)
-            dense = ordered[np.linspace(0, len(ordered), self.bins - self.bins // 2, endpoint=False).astype(np.int64)]
-            wanted = np.sort(np.concatenate([even, dense]))
-        return np.unique(np.searchsorted(ordered, wanted))
+    def _first_of_bins(self, points: Points) -> np.ndarray:
+        """The first point of each bin."""
+        if len(points.values) <= self.bins:
+            return np.arange(len(points.values))
+        even = np.linspace(points.values[0], points.values[-1], self.bins // 2, endpoint=False)
+        dense = points.at(np.linspace(0, 1, self.bins - self.bins // 2, endpoint=False))
+        return np.unique(np.concatenate([np.searchsorted(points.values, even), dense]))
 
 
 def best_partition(counts: np.ndarray, sums: np.ndarray, squares: np.ndarray, clusters: int) -> np.ndarray:
@@ -162,23 +205,25 @@ def fit_codebook(weights: Tensor, clusters: int, start: Start, *, iterations: in
 
     Paper: Lloyd 1982; Han et al. 2016, arXiv:1510.00149, section 3.
     """
-    ordered = np.sort(weights.detach().cpu().numpy().ravel())
-    if len(ordered) == 0:
+    flat = weights.detach().cpu().flatten()
+    if flat.numel() == 0:
         raise ValueError("there is no weight to cluster")
-    if not np.isfinite(ordered[[0, -1]]).all():
+    if not torch.isfinite(flat).all():
         raise ValueError("weights are NaN or infinite: nothing can be clustered")
-    centroids = np.unique(start(ordered, clusters, seed))
-    sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
+    points = in_order(flat, clusters)
+    centroids = np.unique(start(points, clusters, seed))
+    counts = np.concatenate([[0.0], np.cumsum(points.counts)])
+    sums = np.concatenate([[0.0], np.cumsum(points.counts * points.values)])
     borders: np.ndarray | None = None
     for _ in range(iterations):
         # side="right": a weight halfway between two centroids belongs to the lower one, as in ``share``
         middles = ((centroids[1:] + centroids[:-1]) / 2).astype(np.float32)
-        inner = np.searchsorted(ordered, middles, side="right")
-        found = np.concatenate([[0], inner, [len(ordered)]])
+        inner = np.searchsorted(points.values, middles, side="right")
+        found = np.concatenate([[0], inner, [len(points.values)]])
         if borders is not None and len(found) == len(borders) and (found == borders).all():
             break
         borders = found[np.concatenate([[True], np.diff(found) > 0])]  # an empty cluster goes
-        centroids = np.diff(sums[borders]) / np.diff(borders)
+        centroids = np.diff(sums[borders]) / np.diff(counts[borders])
     return torch.from_numpy(np.unique(centroids.astype(np.float32)))
 
 
@@ -198,11 +243,3 @@ def inertia(weights: Tensor, codebook: Tensor) -> float:
     flat = weights.detach().flatten()
     parts = (flat[start : start + CHUNK] for start in range(0, flat.numel(), CHUNK))
     return sum(float((part.double() - share(part, codebook).double()).square().sum()) for part in parts)
-
-
-def _moments(ordered: np.ndarray, edges: np.ndarray, middle: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, sum and sum of squares of each bin's values less ``middle`` (against cancellation), float64."""
-    ends = [*edges[1:], len(ordered)]
-    bins = [ordered[first:end].astype(np.float64) - middle for first, end in zip(edges, ends, strict=True)]
-    counts = np.diff([*edges, len(ordered)]).astype(np.float64)
-    return counts, np.array([values.sum() for values in bins]), np.array([values @ values for values in bins])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.primitives.codebooks import (
+    BINS,
     Density,
     Linear,
     Optimal,
@@ -19,6 +20,7 @@ from src.primitives.codebooks import (
     Random,
     best_partition,
     fit_codebook,
+    in_order,
     inertia,
     share,
 )
@@ -66,16 +68,38 @@ def test_every_start_ends_where_no_weight_would_change_its_cluster(start: Any) -
 
 
 def test_starts_lie_where_the_paper_puts_them() -> None:
-    ordered = np.array([0, 1, 1, 1, 2, 2, 3, 8], dtype=np.float32)
-    assert Linear()(ordered, 3, 0).tolist() == [0, 4, 8]
-    assert Density()(ordered, 4, 0).tolist() == [1, 1, 2, 8]  # the middles of quarters: weights 1, 3, 5 and 7
-    assert set(Random()(ordered, 3, 0)) <= set(ordered.tolist())
-    assert PlusPlus(sample=8)(ordered, 2, 0).shape == (2,)
+    weights = torch.tensor([8.0, 0, 1, 1, 1, 2, 2, 3])
+    points = in_order(weights, 4)
+    assert points.values.tolist() == [0, 1, 2, 3, 8]
+    assert points.counts.tolist() == [1, 3, 2, 1, 1]
+    assert Linear()(points, 3, 0).tolist() == [0, 4, 8]
+    assert Density()(points, 4, 0).tolist() == [1, 1, 2, 8]  # the middles of quarters: weights 1, 3, 5 and 7
+    assert set(Random()(points, 3, 0)) <= set(weights.tolist())
+    assert PlusPlus(sample=8)(points, 2, 0).shape == (2,)
 
 
 def test_a_far_weight_gets_a_centroid_by_plus_plus() -> None:
-    ordered = np.sort(np.concatenate([np.full(99, 0.0), [100.0]])).astype(np.float32)
-    assert PlusPlus(sample=100)(ordered, 2, seed=3).tolist() == [0.0, 100.0]
+    points = in_order(torch.tensor([0.0] * 99 + [100.0]), 2)
+    assert PlusPlus(sample=100)(points, 2, seed=3).tolist() == [0.0, 100.0]
+
+
+@pytest.mark.parametrize("clusters", [2, 16, 128])
+def test_many_weights_in_bins_end_at_the_centroids_of_sorted_ones(clusters: int) -> None:
+    weights = torch.randn(6 * BINS, generator=torch.Generator().manual_seed(1))
+    assert len(in_order(weights, clusters).values) < BINS
+    assert in_order(weights, clusters).counts.sum() == len(weights)
+    binned = fit_codebook(weights, clusters, Linear(), iterations=20, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.primitives.codebooks.BINS", len(weights))
+        each = fit_codebook(weights, clusters, Linear(), iterations=20, seed=0)
+    assert torch.allclose(binned, each, atol=5e-3)
+    assert inertia(weights, binned) <= 1.0001 * inertia(weights, each)
+
+
+def test_many_weights_beside_a_far_one_are_sorted() -> None:
+    weights = torch.randn(6 * BINS, generator=torch.Generator().manual_seed(1))
+    weights[0] = 1e6  # bins of one width would be 15 wide
+    assert len(in_order(weights, 16).values) == len(weights.unique())
 
 
 def test_bins_are_split_by_hand() -> None:
