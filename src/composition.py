@@ -20,15 +20,20 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
 
 
-def composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the command would get from Hydra: the resolved config and Hydra's choices, with no run started."""
+def composed(overrides: Sequence[str], config_name: str = "config") -> tuple[dict[str, Any], dict[str, str]]:
+    """What a command would get from Hydra: the resolved config and Hydra's choices, with no run started."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     register_resolvers()
-    with initialize_config_dir(str(command.CONF), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
+    within, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # of a command that composes once more
+    try:
+        with initialize_config_dir(str(command.CONF), version_base="1.3"):
+            config = compose(config_name, list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = within
     HydraConfig.instance().set_config(config)
     choices = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
@@ -75,7 +80,7 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         for name, config in resolved["target"].items()
     }
     return Plan(
-        name=chosen.get("experiment") or "run",
+        name=chosen.get("experiment") or chosen.get("search") or "run",
         variant=variant,
         seed=resolved["seed"],
         data=data,

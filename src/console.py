@@ -153,6 +153,11 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def shown(folder: Path) -> Path:
+    """A path as a user of this folder would write it."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def table(rows: Rows) -> list[str]:
     """The result table, one line a (variant, target); over several seeds mean and standard deviation.
 

@@ -462,6 +462,28 @@ class Row:
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial as the tracking store keeps it.
+
+    Attributes:
+        number: Of the trial.
+        params: What it chose.
+        values: What was measured; empty where it failed.
+        tags: Why it was stopped or failed, and whether it is within the budget.
+        failed: Whether it failed.
+        started, ended: Seconds since 1970.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    values: Mapping[str, float]
+    tags: Mapping[str, str]
+    failed: bool
+    started: float
+    ended: float
+
+
 class Tracker(Protocol):
     """Where runs are written down for a team to look at."""
 

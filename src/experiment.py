@@ -6,7 +6,8 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from src.contracts import (
     ImageSet,
     InputError,
     Loss,
+    Lowered,
     Method,
     QuantizingMethod,
     Row,
     RunDescription,
     StepCallback,
     StructuralMethod,
+    Target,
     Tracker,
 )
 from src.data.batches import (
@@ -41,7 +44,7 @@ from src.data.images import checksum
 from src.methods.chain import undone
 from src.metrics.accuracy import torch_accuracy
 from src.metrics.layers import describe_layers
-from src.metrics.rows import bits_per_weight, measure
+from src.metrics.rows import bits_per_weight, measure, measure_untested
 from src.models.build import build_model, check_fit
 from src.models.weights import load_weights, save_weights
 from src.plan import Part, Plan, Stage
@@ -117,6 +120,28 @@ class Experiment:
         """The data and the baseline, found again or trained; nothing else is done."""
         splits = self._start()
         return splits, self.make(splits)[0]
+
+    def candidate(self, splits: DataSplits, *, timed: bool) -> dict[str, dict[str, Any]]:
+        """Make the compressed model and measure its file for each target without the test set: a search's trial.
+
+        Args:
+            splits: The data, loaded once for many trials.
+            timed: Whether latency is measured.
+
+        Returns:
+            Columns by target name; what cannot be counted is None.
+        """
+        use_compute(self.plan.compute)
+        made = self.make(splits)[-1]
+        columns = {}
+        for name, part in self.plan.targets.items():
+            with tempfile.TemporaryDirectory() as folder:
+                parts, _ = self._write(made, part.value, Path(folder), splits)
+                measured, _ = measure_untested(
+                    part.value, parts, splits, _over(splits), threads=self.plan.compute.threads, timed=timed
+                )
+            columns[name] = {**measured, "bits_per_weight": bits_per_weight(made.record["layers"])}
+        return columns
 
     def _start(self) -> DataSplits:
         plan = self.plan
@@ -305,13 +330,9 @@ class Experiment:
         return Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name}), found
 
     def _export(self, made: Made, target_name: str, folder: Path, splits: DataSplits) -> dict[str, Any]:
-        def over(images: ImageSet) -> TensorBatches:
-            return evaluation_batches(splits, images, batch_size=BATCH)
-
+        over = _over(splits)
         target = self.plan.targets[target_name].value
-        result = lowered(made.model, made.method, splits)
-        path = folder / f"model.{target.ending}"
-        parts = target.export(result.model, example_image(splits), path, card(splits, made.identity), result.weights)
+        parts, result = self._write(made, target, folder, splits)
         row = measure(
             target,
             parts,
@@ -324,6 +345,18 @@ class Experiment:
             threads=self.plan.compute.threads,
         )
         return {"parts": [part.name for part in parts], "row": asdict(row)}
+
+    def _write(self, made: Made, target: Target, folder: Path, splits: DataSplits) -> tuple[tuple[Path, ...], Lowered]:
+        """The file, all its parts, and what it was written from."""
+        result = lowered(made.model, made.method, splits)
+        path = folder / f"model.{target.ending}"
+        parts = target.export(result.model, example_image(splits), path, card(splits, made.identity), result.weights)
+        return parts, result
+
+
+def _over(splits: DataSplits) -> Callable[[ImageSet], TensorBatches]:
+    """Batches over a part of the data."""
+    return lambda images: evaluation_batches(splits, images, batch_size=BATCH)
 
 
 def _link(source: Path, to: Path) -> None:

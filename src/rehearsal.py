@@ -37,8 +37,11 @@ IMAGES = 8
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 0.999)
 
 
-def rehearse(plan: Plan, splits: DataSplits) -> None:
+def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
     """Put the untrained network through every step on a few images, training nothing, and export it.
+
+    Returns:
+        What came out, as exporters take it.
 
     Raises:
         InputError: A step refuses its settings or the network, or a target cannot export what comes out.
@@ -47,7 +50,8 @@ def rehearse(plan: Plan, splits: DataSplits) -> None:
     if plan.weights:
         load_weights(model, plan.weights)
         check_fit(model, splits)
-    _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False))
+    if plan.steps:
+        _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False))
     if not plan.weights:
         try:
             with taught(plan.training.value.loss, model, model, splits):
@@ -66,8 +70,9 @@ def rehearse(plan: Plan, splits: DataSplits) -> None:
             raise InputError(f"{name}: {error}") from error
         last = method
         check_fit(model, splits)
-    if last is not None:
-        _export(plan, splits, lowered(model, last, splits))
+    result = lowered(model, last, splits)
+    _export(plan, splits, result)
+    return result
 
 
 def lowered(model: nn.Module, last: Method | None, splits: DataSplits) -> Lowered:

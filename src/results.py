@@ -12,6 +12,7 @@ from typing import Any
 from src.contracts import Row
 
 RESULTS, METRICS, SURVEY, FAILURE = "results.json", "metrics.json", "survey.json", "failure.json"
+SEARCH = "search.json"
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,17 @@ class Budget:
     Attributes:
         accuracy_drop: Largest loss against the baseline's file of the same target, as a share (0.005 is half a point).
         size_bytes: Largest file.
+        size_gzip_bytes: Largest file when compressed by gzip.
         latency_ms: Largest median time of one image.
     """
 
     accuracy_drop: float | None
     size_bytes: float | None
+    size_gzip_bytes: float | None
     latency_ms: float | None
 
     def __post_init__(self) -> None:
-        for name, least in (("accuracy_drop", None), ("size_bytes", 0), ("latency_ms", 0)):
+        for name, least in (("accuracy_drop", None), ("size_bytes", 0), ("size_gzip_bytes", 0), ("latency_ms", 0)):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -45,11 +48,16 @@ class Budget:
         lines = []
         for row in judged:
             where = f"{row.variant} on {row.target}"
-            drop = baselines[row.target].accuracy_validation - row.accuracy_validation
+            drop = round(baselines[row.target].accuracy_validation - row.accuracy_validation, 9)
             if self.accuracy_drop is not None and drop > self.accuracy_drop:
                 lines.append(f"{where}: validation accuracy fell by {drop:.4f}, allowed are {self.accuracy_drop}")
             if self.size_bytes is not None and row.size_bytes > self.size_bytes:
                 lines.append(f"{where}: the file has {row.size_bytes:,} bytes, allowed are {self.size_bytes:,}")
+            if self.size_gzip_bytes is not None and row.size_gzip_bytes > self.size_gzip_bytes:
+                lines.append(
+                    f"{where}: gzipped, the file has {row.size_gzip_bytes:,} bytes, allowed are "
+                    f"{self.size_gzip_bytes:,}"
+                )
             if self.latency_ms is not None and row.latency_ms_p50 is None:
                 lines.append(f"{where}: latency was not measured, so that {self.latency_ms} ms cannot be kept")
             elif (
@@ -80,6 +88,11 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's ``results.json``, each with the run's seed."""
     result = json.loads((folder / RESULTS).read_text())
     return [{**row, "seed": result["seed"]} for row in result["rows"]]
+
+
+def write_search(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``search.json``: every trial of a search, its front and what was chosen."""
+    _write(folder / SEARCH, content)
 
 
 def write_failure(folder: Path, *, overrides: Sequence[str], reason: str, kind: str) -> None:

@@ -46,13 +46,8 @@ def measure(
         identity: Of the stage that was exported.
         threads: For the accuracies; latency is of one.
     """
-    session = target.load(parts[0], threads=threads)
-    classes = len(splits.classes)
-    on_test = file_accuracy(session, batches(splits.test), classes)
-    on_validation = file_accuracy(session, batches(splits.validation), classes)
-    image = next(iter(batches(splits.calibration.select(slice(0, 1)))))[0]  # type: ignore[arg-type]
-    timed = latency(target.load(parts[0], threads=1), image.numpy())
-    counts, unavailable = _counts(target, parts[0])
+    on_test = file_accuracy(target.load(parts[0], threads=threads), batches(splits.test), len(splits.classes))
+    untested, unavailable = measure_untested(target, parts, splits, batches, threads=threads, timed=True)
     return Row(
         variant="",
         target="",
@@ -66,18 +61,42 @@ def measure(
         weights_kept="",
         accuracy=on_test.overall,
         accuracy_per_class=dict(zip(splits.classes, on_test.per_class, strict=True)),
-        accuracy_validation=on_validation.overall,
         accuracy_torch=accuracy_torch,
-        size_bytes=size_bytes(parts),
-        size_gzip_bytes=size_gzip_bytes(parts),
-        latency_ms_p50=timed.p50_ms,
-        latency_ms_p95=timed.p95_ms,
-        **counts,
+        **untested,
         bits_per_weight=bits_per_weight,
         unavailable=unavailable,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=machine(),
     )
+
+
+def measure_untested(
+    target: Target,
+    parts: Sequence[Path],
+    splits: DataSplits,
+    batches: Callable[[ImageSet], Batches],
+    *,
+    threads: int,
+    timed: bool,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The columns that need no test data, and why some of them are None.
+
+    Args:
+        target, parts, splits, batches, threads: As for ``measure``.
+        timed: Whether latency is measured; else its columns are not there.
+    """
+    validated = file_accuracy(target.load(parts[0], threads=threads), batches(splits.validation), len(splits.classes))
+    columns: dict[str, Any] = {
+        "accuracy_validation": validated.overall,
+        "size_bytes": size_bytes(parts),
+        "size_gzip_bytes": size_gzip_bytes(parts),
+    }
+    if timed:
+        image = next(iter(batches(splits.calibration.select(slice(0, 1)))))[0]  # type: ignore[arg-type]
+        took = latency(target.load(parts[0], threads=1), image.numpy())
+        columns |= {"latency_ms_p50": took.p50_ms, "latency_ms_p95": took.p95_ms}
+    counts, unavailable = _counts(target, parts[0])
+    return {**columns, **counts}, unavailable
 
 
 def bits_per_weight(layers: Sequence[Mapping[str, Any]]) -> float:

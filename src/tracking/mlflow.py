@@ -200,7 +200,9 @@ class MlflowTracker:
             "mlflow.source.git.commit": git_commit() or "",
             "mlflow.source.type": "LOCAL",
         }
-        parent = self._client.create_run(self._experiment, tags=tags, run_name=f"survey {self.survey.name}")
+        parent = self._client.create_run(
+            self._experiment, tags=tags, run_name=f"{self.survey.parent.name} {self.survey.name}"
+        )
         noted.write_text(f"{parent.info.run_id}\n{self.uri}\n")
         return str(parent.info.run_id)
 

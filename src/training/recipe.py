@@ -85,8 +85,12 @@ class Compute:
         if precision == "auto":
             native = torch.cuda.is_bf16_supported(False) if device == "cuda" else cpu_has_bf16()
             precision = "bf16" if native else "float32"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(device, precision, cores if threads == "auto" else int(threads))
+        return cls(device, precision, usable_cores() if threads == "auto" else int(threads))
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_has_bf16() -> bool:

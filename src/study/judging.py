@@ -1,0 +1,148 @@
+"""What counts in a search: objectives, limits, who beats whom, and when a trial is not worth its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from src.results import Budget
+
+ACCURACY = "accuracy_validation"
+# What is measured of a trial's file without the test set.
+COLUMNS = (
+    ACCURACY,
+    "size_bytes",
+    "size_gzip_bytes",
+    "latency_ms_p50",
+    "latency_ms_p95",
+    "parameters",
+    "nonzero_parameters",
+    "macs",
+    "peak_activation_bytes",
+    "bits_per_weight",
+)
+LIMITS = {"size_bytes": "size_bytes", "size_gzip_bytes": "size_gzip_bytes", "latency_ms": "latency_ms_p50"}
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Compares what was measured.
+
+    Attributes:
+        objectives: Columns; accuracies are to be large, all others small.
+        budget: What must hold; the accuracy against the baseline's.
+        baseline: The baseline's accuracy on validation data, of its exported file.
+    """
+
+    objectives: tuple[str, ...]
+    budget: Budget
+    baseline: float
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise ValueError("objectives is empty: at least one column is needed")
+        for column in self.objectives:
+            if column not in COLUMNS:
+                raise ValueError(f"objectives: there is no column {column}; there are {', '.join(COLUMNS)}")
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """``maximize`` or ``minimize`` for each objective."""
+        return ["maximize" if column == ACCURACY else "minimize" for column in self.objectives]
+
+    @property
+    def timed(self) -> bool:
+        """Whether latency counts, and so must be measured."""
+        return self.budget.latency_ms is not None or any(c.startswith("latency") for c in self.objectives)
+
+    def violations(self, values: Values) -> dict[str, float]:
+        """By limit how far it is missed: accuracy in points, the rest relative; at most 0 where it is kept."""
+        found = {}
+        if self.budget.accuracy_drop is not None:
+            found["accuracy_drop"] = 100 * (self.baseline - values[ACCURACY] - self.budget.accuracy_drop)
+        for name, column in LIMITS.items():
+            limit = getattr(self.budget, name)
+            if limit is not None:
+                found[name] = values[column] / limit - 1
+        return {name: round(violation, 9) for name, violation in found.items()}  # floats that should be equal
+
+    def keeps(self, values: Values) -> bool:
+        """Whether everything is within the budget."""
+        return all(violation <= 0 for violation in self.violations(values).values())
+
+    def missed(self, values: Values) -> str:
+        """The limits that are missed, in words."""
+        said = {"accuracy_drop": f"accuracy fell by {100 * (self.baseline - values[ACCURACY]):.2f} points"}
+        for name, column in LIMITS.items():
+            if getattr(self.budget, name) is not None:
+                said[name] = f"{column} is {values[column]:,.4g} of at most {getattr(self.budget, name):,.4g}"
+        return ", ".join(said[name] for name, violation in self.violations(values).items() if violation > 0)
+
+    def beats(self, values: Values, other: Values, columns: Sequence[str] = ()) -> bool:
+        """Whether no column (the objectives', unless given) is worse, and one is better."""
+        signs = [(column, -1 if column == ACCURACY else 1) for column in columns or self.objectives]
+        ours, theirs = ([sign * each[column] for column, sign in signs] for each in (values, other))
+        return all(a <= b for a, b in zip(ours, theirs, strict=True)) and ours != theirs
+
+    def front(self, trials: Mapping[int, Values]) -> list[int]:
+        """Those that no other beats in the objectives and in accuracy, the best by the first objective first.
+
+        Of trials that measured the same the first one stands for all.
+        """
+        columns = (*self.objectives, *([ACCURACY] if ACCURACY not in self.objectives else []))
+        distinct: dict[tuple[float, ...], int] = {}
+        for number, values in sorted(trials.items()):
+            distinct.setdefault(self.order(values), number)
+        kept = [n for n in distinct.values() if not any(self.beats(o, trials[n], columns) for o in trials.values())]
+        return sorted(kept, key=lambda number: self.order(trials[number]))
+
+    def order(self, values: Values) -> tuple[float, ...]:
+        """Sorts the best by the first objective to the front, then by the others, then by accuracy."""
+        return tuple(
+            -values[column] if column == ACCURACY else values[column] for column in (*self.objectives, ACCURACY)
+        )
+
+    def not_worth(self, values: Values, gain: float, kept: Sequence[Values]) -> str | None:
+        """Why a trial measured after a short fine-tuning need not be trained longer, or None.
+
+        Args:
+            values: Measured after the short one.
+            gain: Accuracy that a longer one may add at best, a share.
+            kept: What trials within the budget reached.
+        """
+        hoped = {**values, ACCURACY: min(1.0, values[ACCURACY] + gain)}
+        if not self.keeps(hoped):
+            return f"out of budget: {self.missed(hoped)} even with {100 * gain:.2f} points more"
+        columns = self.objectives if len(self.objectives) > 1 else (*self.objectives, ACCURACY)
+        if any(self.beats(other, hoped, columns) for other in kept):
+            return "beaten: another trial within the budget is better in everything that counts"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """Learns from trials trained to the end how much longer fine-tuning gains.
+
+    Attributes:
+        observed: So many of them before any trial is stopped.
+        margin: The largest gain seen is multiplied by it.
+    """
+
+    observed: int
+    margin: float
+
+    def __post_init__(self) -> None:
+        if self.observed < 1 or self.margin < 0:
+            raise ValueError("observed must be at least 1, and margin at least 0")
+
+    def gain(self, length: float, accuracies: Sequence[Mapping[float, float]]) -> float:
+        """What fine-tuning beyond ``length`` may add to the accuracy; infinite where too little is known.
+
+        Args:
+            length: Share of the whole fine-tuning.
+            accuracies: For each finished trial by share.
+        """
+        gains = [each[1.0] - each[length] for each in accuracies if length in each and 1.0 in each]
+        return self.margin * max(0.0, *gains) if len(gains) >= self.observed else float("inf")

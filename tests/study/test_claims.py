@@ -1,0 +1,138 @@
+"""Many workers, one study: no trial is lost and none counts twice, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from src.contracts import InputError
+from src.study.claims import ATTEMPTS, REASON, Claims, fail, finished, open_study
+
+# A worker whose trials take a while; what each one chose and did is written down in order.
+WORKER = """
+import sys, time
+from pathlib import Path
+import optuna
+from src.study.claims import Claims, open_study
+folder, trials = Path(sys.argv[1]), int(sys.argv[2])
+study = open_study(f"sqlite:///{folder}/s.db", "s", ["minimize"], {}, folder / "locks")
+claims = Claims(study, optuna.samplers.RandomSampler, seed=0, trials=trials, attempts=50, locks=folder / "locks")
+while True:
+    with claims.next() as trial:
+        if trial is None:
+            break
+        x = trial.suggest_float("x", 0, 1)
+        time.sleep(0.15)
+        study.tell(trial, x)
+"""
+
+
+def study_in(folder: Path, **asked: object) -> optuna.Study:
+    return open_study(f"sqlite:///{folder}/s.db", "s", ["minimize"], asked, folder / "locks")
+
+
+def claims_of(study: optuna.Study, folder: Path, trials: int = 3, attempts: int = 2) -> Claims:
+    sampler = optuna.samplers.RandomSampler
+    return Claims(study, sampler, seed=0, trials=trials, attempts=attempts, locks=folder / "locks")
+
+
+def work_alone(folder: Path, trials: int) -> list[float]:
+    folder.mkdir()
+    subprocess.run([sys.executable, "-c", WORKER, str(folder), str(trials)], check=True)
+    return [trial.params["x"] for trial in finished(study_in(folder))]
+
+
+def test_killed_workers_lose_no_trial_and_double_none(tmp_path: Path) -> None:
+    trials, kills = 24, 10
+    (tmp_path / "killed").mkdir()
+    command = [sys.executable, "-c", WORKER, str(tmp_path / "killed"), str(trials)]
+    chance = random.Random(7)
+    workers = [subprocess.Popen(command) for _ in range(2)]
+    for _ in range(kills):
+        time.sleep(chance.uniform(0.1, 0.6))
+        at = chance.randrange(2)
+        if workers[at].poll() is None:
+            os.kill(workers[at].pid, signal.SIGKILL)
+        workers[at].wait()
+        workers[at] = subprocess.Popen(command)
+    for worker in workers:
+        assert worker.wait(timeout=120) == 0
+    subprocess.run(command, check=True)  # what the last kill left
+    study = study_in(tmp_path / "killed")
+    assert [trial.number for trial in finished(study)] == list(range(trials))
+    assert len(study.trials) == trials
+    assert [trial.params["x"] for trial in finished(study)] == work_alone(tmp_path / "alone", trials)
+
+
+def test_a_trial_that_was_cut_off_is_taken_up_with_what_it_had_chosen(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    begun = study.ask()
+    chosen = begun.suggest_float("x", 0, 1)
+    with claims_of(study, tmp_path).next() as trial:
+        assert trial is not None
+        assert trial.number == begun.number
+        assert trial.suggest_float("x", 0, 1) == chosen
+        assert trial.user_attrs[ATTEMPTS] == 2
+
+
+def test_a_trial_in_work_is_nobody_elses(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    with claims_of(study, tmp_path, trials=1).next() as first:
+        assert first is not None
+        with claims_of(study, tmp_path, trials=1).next() as second:
+            assert second is None
+
+
+def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    study.ask()
+    for _ in range(3):
+        with claims_of(study, tmp_path, trials=1).next() as trial:
+            pass
+    assert trial is None
+    (only,) = finished(study)
+    assert only.state is TrialState.FAIL
+    assert only.user_attrs[REASON] == "its worker was killed 2 times"
+
+
+def test_points_to_begin_with_come_first_and_failures_count(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    study.enqueue_trial({"x": 0.25})
+    claims = claims_of(study, tmp_path, trials=2)
+    with claims.next() as trial:
+        assert trial is not None
+        assert trial.suggest_float("x", 0, 1) == 0.25
+        fail(study, trial, "it was too large")
+    with claims.next() as trial:
+        assert trial is not None
+        study.tell(trial, 1.0)
+    with claims.next() as trial:
+        assert trial is None
+    assert [each.user_attrs.get(REASON) for each in finished(study)] == ["it was too large", None]
+
+
+def test_two_searches_of_one_name_with_different_spaces_are_refused(tmp_path: Path) -> None:
+    study_in(tmp_path, space={"prune": {"sparsity": 0.9}}, seed=0)
+    assert study_in(tmp_path, space={"prune": {"sparsity": 0.9}}, seed=0).study_name == "s"
+    with pytest.raises(InputError, match=r"another space.prune.sparsity, seed: .*search.name="):
+        study_in(tmp_path, space={"prune": {"sparsity": 0.8}}, seed=1)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    ["postgresql+psycopg2://nobody:secret@127.0.0.1:1/x", "mysql+nodriver://x/y", "nonsense", "sqlite:////no/where.db"],
+)
+def test_a_storage_that_nothing_answers_is_said_in_one_line(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(InputError, match="search.storage=") as refused:
+        open_study(storage, "s", ["minimize"], {}, tmp_path / "locks")
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)

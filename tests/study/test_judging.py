@@ -1,0 +1,79 @@
+"""What counts in a search."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from src.results import Budget
+from src.study.judging import Judge, Stopping
+
+
+def values(accuracy: float, size: float, latency: float = 1.0) -> dict[str, float]:
+    return {"accuracy_validation": accuracy, "size_gzip_bytes": size, "latency_ms_p50": latency}
+
+
+def judge(
+    *objectives: str, drop: float | None = 0.01, size: float | None = None, latency: float | None = None
+) -> Judge:
+    return Judge(objectives or ("size_gzip_bytes",), Budget(drop, None, size, latency), baseline=0.99)
+
+
+def test_limits_are_missed_by_points_and_by_shares() -> None:
+    asked = judge(size=100, latency=2.0)
+    found = asked.violations(values(0.97, 150, 1.0))
+    assert found == pytest.approx({"accuracy_drop": 1.0, "size_gzip_bytes": 0.5, "latency_ms": -0.5})
+    assert not asked.keeps(values(0.97, 150, 1.0))
+    assert asked.keeps(values(0.98, 100, 2.0))
+    assert asked.missed(values(0.97, 150)) == "accuracy fell by 2.00 points, size_gzip_bytes is 150 of at most 100"
+
+
+def test_the_front_holds_what_nothing_beats_and_equals_once() -> None:
+    trials = {
+        0: values(0.99, 300),
+        1: values(0.98, 100),
+        2: values(0.97, 200),
+        3: values(0.99, 300),
+        4: values(0.9, 50),
+    }
+    assert judge().front(trials) == [4, 1, 0]
+
+
+def test_of_two_objectives_both_count() -> None:
+    both = judge("size_gzip_bytes", "latency_ms_p50")
+    assert both.beats(values(0.9, 10, 1.0), values(0.99, 10, 2.0))
+    assert not both.beats(values(0.9, 10, 3.0), values(0.99, 20, 2.0))
+    assert both.directions == ["minimize", "minimize"]
+    assert judge("accuracy_validation").directions == ["maximize"]
+
+
+def test_a_trial_is_not_worth_more_training_where_no_gain_brings_it_into_the_budget() -> None:
+    asked = judge()
+    assert asked.not_worth(values(0.95, 10), gain=0.03, kept=[]) is None
+    why = asked.not_worth(values(0.95, 10), gain=0.02, kept=[])
+    assert why is not None
+    assert why.startswith("out of budget: accuracy fell by 2.00 points even with 2.00 points more")
+    assert asked.not_worth(values(0.5, 10), gain=math.inf, kept=[]) is None
+
+
+def test_a_trial_is_not_worth_more_training_where_another_beats_all_it_can_hope_for() -> None:
+    asked = judge()
+    assert asked.not_worth(values(0.98, 100), gain=0.001, kept=[values(0.985, 90)]) is not None
+    assert asked.not_worth(values(0.98, 100), gain=0.01, kept=[values(0.985, 90)]) is None
+    assert asked.not_worth(values(0.98, 80), gain=0.001, kept=[values(0.985, 90)]) is None
+
+
+def test_the_gain_of_longer_training_is_learnt_from_trials_that_went_to_the_end() -> None:
+    stopping = Stopping(observed=2, margin=1.5)
+    known = [{0.25: 0.9, 1.0: 0.96}, {0.25: 0.95, 1.0: 0.96}, {0.25: 0.1}]
+    assert stopping.gain(0.25, known) == pytest.approx(0.09)
+    assert stopping.gain(0.25, known[1:]) == math.inf
+    assert stopping.gain(0.25, [{0.25: 0.9, 1.0: 0.8}] * 2) == 0.0
+
+
+def test_objectives_that_no_file_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="there is no column size_byte"):
+        judge("size_byte")
+    with pytest.raises(ValueError, match="objectives is empty"):
+        Judge((), Budget(None, None, None, None), 0.9)
