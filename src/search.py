@@ -164,7 +164,7 @@ def _search(asked: _Asked) -> int:
 
         status = "FAILED"
         try:
-            _work_together(asked, study, trials, tell)
+            _work_together(asked, study, trials, tell, report)
             chosen, finalists, notes = _finalists(asked, study, trials, report)
             _write(asked, study, trials, plan, baseline, chosen, finalists)
             status = "FINISHED"
@@ -328,7 +328,9 @@ def _claims(asked: _Asked, study: optuna.Study) -> Claims:
     )
 
 
-def _work_together(asked: _Asked, study: optuna.Study, trials: Trials, tell: Callable[[], None]) -> None:
+def _work_together(
+    asked: _Asked, study: optuna.Study, trials: Trials, tell: Callable[[], None], report: Report
+) -> None:
     """Let the workers work, as jobs of Hydra's launcher, then do what they left."""
     from src.study.claims import finished
     from src.training.recipe import usable_cores
@@ -351,6 +353,8 @@ def _work_together(asked: _Asked, study: optuna.Study, trials: Trials, tell: Cal
                 if len(finished(study)) > seen:
                     seen = len(finished(study))
                     tell()
+        if process.returncode:
+            report.line(f"Workers failed (see {asked.folder / 'workers.log'}); this process goes on alone.")
     trials.work(study, _claims(asked, study), tell)
 
 
@@ -544,4 +548,6 @@ def _register(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from src.search import main as imported  # workers find what they are sent in a module, not in __main__
+
+    sys.exit(imported())

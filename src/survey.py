@@ -10,6 +10,8 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from src.training.recipe import WORKERS, usable_cores
+
 # Handed on by the environment, so that members in other processes have them too.
 PARENT = ".mlflow_parent"  # in a survey's folder: its run in the tracking store, and that store's address
 MEMBERS, STARTED = "DNNC_SURVEY_MEMBERS", "DNNC_SURVEY_STARTED"
@@ -26,6 +28,7 @@ class Survey(Callback):
         cls.folder = None
         os.environ.pop(MEMBERS, None)
         os.environ.pop(STARTED, None)
+        os.environ.pop(WORKERS, None)
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -40,3 +43,15 @@ class Survey(Callback):
         counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
         os.environ[MEMBERS] = str(math.prod(counts))
         os.environ[STARTED] = str(time.time())
+        os.environ[WORKERS] = str(_at_once(config.hydra.launcher, usable_cores()))
+
+
+def _at_once(launcher: Any, cores: int) -> int:
+    """How many members a launcher runs at once on this machine: joblib's jobs, or as many as Ray has cores for."""
+    jobs = launcher.get("n_jobs")
+    if jobs is not None:
+        return cores if jobs < 1 else int(jobs)
+    if launcher.get("ray") is not None:
+        each = launcher.ray.remote.get("num_cpus") or 1
+        return max(1, cores // int(each))
+    return 1

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from src.results import Budget
 
 ACCURACY = "accuracy_validation"
@@ -91,15 +93,17 @@ class Judge:
 
         Of trials that measured the same the first one stands for all.
         """
-        columns = (*self.objectives, *([ACCURACY] if ACCURACY not in self.objectives else []))
         distinct: dict[tuple[float, ...], int] = {}
         for number, values in sorted(trials.items()):
             distinct.setdefault(self.order(values), number)
-        kept = [n for n in distinct.values() if not any(self.beats(o, trials[n], columns) for o in trials.values())]
-        return sorted(kept, key=lambda number: self.order(trials[number]))
+        points = np.array(list(distinct))
+        beaten = [((points <= point).all(1) & (points < point).any(1)).any() for point in points]
+        return [
+            number for _, number in sorted((p, n) for (p, n), b in zip(distinct.items(), beaten, strict=True) if not b)
+        ]
 
     def order(self, values: Values) -> tuple[float, ...]:
-        """Sorts the best by the first objective to the front, then by the others, then by accuracy."""
+        """All that counts, less being better: the objectives, then accuracy."""
         return tuple(
             -values[column] if column == ACCURACY else values[column] for column in (*self.objectives, ACCURACY)
         )

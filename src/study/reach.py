@@ -34,7 +34,10 @@ def reach(plan: Plan, splits: DataSplits, objectives: Sequence[str], budget: Map
     (target,) = (part.value for part in plan.targets.values())
     few = splits.validation.select(slice(0, IMAGES))  # type: ignore[arg-type]
     timed = budget["latency_ms"] is not None or any(column.startswith("latency") for column in objectives)
-    lowered = rehearse(plan, splits)
+    try:
+        lowered = rehearse(plan, splits)
+    except InputError as error:  # not each point of a space must be possible
+        return f"Every step at its hardest cannot be made together, so that the least is unknown: {error}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model.{target.ending}"
         parts = target.export(lowered.model, example_image(splits), path, card(splits, ""), lowered.weights)

@@ -12,6 +12,7 @@ from src.contracts import Loss
 KEEP = ("best", "last")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "float32")
+WORKERS = "DNNC_WORKERS"  # in the environment: how many processes share this machine's cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,9 @@ class Compute:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processor cores for this process: those it may use, dealt out among the workers that run at once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get(WORKERS, "1")))
 
 
 def cpu_has_bf16() -> bool:

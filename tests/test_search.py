@@ -1,0 +1,251 @@
+"""The search command as a user sees it, on real digits and a network that trains in a second."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import optuna
+import pytest
+
+from src.contracts import InputError
+from src.tracking import registry
+from tests.commands import Commands, Said
+
+FAST = [
+    "training.epochs=3",
+    "training.batch_size=128",
+    "model.blocks=[[8],[16]]",
+    "model.dense=32",
+    "training.threads=1",
+]
+SMALL = ["search.trials=3", "search.finalists=1", "budget.accuracy_drop=0.5", "search.lengths=[1.0]"]
+
+
+@pytest.fixture
+def commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    return Commands(tmp_path, capfd, monkeypatch)
+
+
+def search(commands: Commands, *overrides: str, tracking: str = "tracking=off") -> Said:
+    where = [
+        f"hydra.run.dir={commands.folder}/found",
+        f"hydra.sweep.dir={commands.folder}/found/workers",
+        f"artifacts={commands.artifacts}",
+        f"search.storage=sqlite:///{commands.folder}/search.db",
+        tracking,
+    ]
+    return commands.call("search", "+search=digits_budget", *FAST, *SMALL, *where, *overrides)
+
+
+def written(commands: Commands) -> dict:
+    return json.loads((commands.folder / "found" / "search.json").read_text())
+
+
+def test_a_search_ends_with_a_file_within_the_budget_and_the_command_that_makes_it_again(commands: Commands) -> None:
+    said = search(commands, "budget.size_gzip_bytes=20000", "space.channels.choose.sparsity.hardest=0.4")
+    assert said.code == 0, said.err
+    assert "With every step at its hardest: size_gzip_bytes about" in said.out
+    assert "trial 3/3  best within budget:" in said.out
+    found = written(commands)
+    (chosen,) = [trial for trial in found["trials"] if trial["number"] == found["chosen"]]
+    assert chosen["within_budget"]
+    assert chosen["values"]["size_gzip_bytes"] <= 20000
+    kept = [trial["values"]["size_gzip_bytes"] for trial in found["trials"] if trial["within_budget"]]
+    assert chosen["values"]["size_gzip_bytes"] == min(kept)
+    rows = json.loads((commands.folder / "found" / "results.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["variant"] != "baseline"]
+    assert (commands.folder / "found" / f"trial_{found['chosen']}" / row["artifact"]).stat().st_size == row[
+        "size_bytes"
+    ]
+    assert row["accuracy_validation"] == chosen["values"]["accuracy_validation"]
+    assert (commands.folder / "found" / "front.png").stat().st_size > 5000
+
+    again = shlex.split(found["commands"][str(found["chosen"])])
+    assert again[:3] == ["python", "-m", "src.run"]
+    made, folder = commands.run(*(given for given in again[3:] if not given.startswith("artifacts=")))
+    assert made.code == 0, made.err
+    assert "exported and measured" not in made.out  # the very same stages
+    remade = json.loads((folder / "results.json").read_text())["rows"][-1]
+    assert remade["sha256"] == row["sha256"]
+
+
+def test_the_same_command_goes_on_and_more_trials_are_added(commands: Commands) -> None:
+    assert search(commands).code == 0
+    before = written(commands)
+    said = search(commands)
+    assert said.code == 0
+    assert "trial " not in said.out.partition("The front")[0].replace("trials for", "").replace("trial_", "")
+    assert written(commands)["trials"] == before["trials"]
+    said = search(commands, "search.trials=5")
+    assert "trial 4/5" in said.out
+    after = written(commands)["trials"]
+    assert len(after) == 5
+    assert after[:3] == before["trials"]
+
+
+def test_two_workers_choose_what_one_chooses_and_finish_every_trial(commands: Commands) -> None:
+    chance = "sampler@search.sampler=random"  # does not look at what others found
+    said = search(commands, chance, "workers=2", "search.trials=4")
+    assert said.code == 0, said.err
+    assert "Workers failed" not in said.out, (commands.folder / "found" / "workers.log").read_text()
+    shared = written(commands)["trials"]
+    assert [trial["number"] for trial in shared] == [0, 1, 2, 3]
+    other = Commands(commands.folder / "alone", commands.capture, commands.patch)
+    other.folder.mkdir()
+    other.artifacts = commands.artifacts
+    assert search(other, chance, "search.trials=4").code == 0
+    assert written(other)["trials"] == shared
+
+
+def test_a_hopeless_budget_is_refused_before_any_training(commands: Commands) -> None:
+    said = search(commands, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.4")
+    assert said.code == 2
+    assert said.err.startswith("The budget cannot be kept: with every step at its hardest the space reaches")
+    assert len(said.err.splitlines()) == 1
+    assert not list(commands.artifacts.rglob("stage.json"))
+
+
+def test_where_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands) -> None:
+    said = search(commands, "budget.accuracy_drop=-0.9")
+    assert said.code == 4
+    assert "Nothing keeps the budget. The nearest is trial" in said.out
+    assert "accuracy fell by" in said.out
+    assert written(commands)["chosen"] is None
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(commands: Commands) -> None:
+    beyond = ["space.cluster.choose.clusters.mildest=2", "space.cluster.choose.clusters.hardest=1"]
+    required = ["space.cluster.optional=false", "~space.channels", "~space.quantize"]
+    said = search(commands, *beyond, *required, "search.trials=6", "budget.accuracy_drop=2")
+    trials = written(commands)["trials"]
+    assert len(trials) == 6
+    failed = [trial for trial in trials if trial["failed"]]
+    assert failed
+    assert all("clusters" in trial["failed"] for trial in failed)
+    assert f"Failed: trial {failed[0]['number']}: " in said.out
+    assert said.code == (0 if len(failed) < 6 else 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.objectives=[size]"], "search.objectives: there is no column size; there are accuracy_validation"),
+        (["search.objectives=[]"], "search.objectives is empty"),
+        (["search.trials=0"], "search.trials must be a whole number from 1, and is 0"),
+        (["workers=0"], "workers must be a whole number from 1"),
+        (["search.lengths=[0.5]"], "search.lengths must ascend to 1"),
+        (["search.target=board"], "search.target must be one of onnxruntime"),
+        (["~space.channels", "~space.prune", "~space.cluster", "~space.quantize"], "space is empty"),
+        (["search.first=[{prune.sparse:0.5}]"], "search.first: there is no dimension prune.sparse"),
+        (
+            ["search.storage=postgresql://127.0.0.1:1/none"],
+            "search.storage=postgresql://127.0.0.1:1/none does not answer",
+        ),
+        (["search.sensitivity=none.json"], "none.json"),
+        (["space.prune.method=prune_nothing"], "There is no method 'prune_nothing'"),
+    ],
+)
+def test_bad_input_gets_one_line(commands: Commands, overrides: list[str], message: str) -> None:
+    said = search(commands, *overrides)
+    assert said.code == 2, said.out
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_without_a_name_the_searches_are_listed(commands: Commands) -> None:
+    said = commands.call("search")
+    assert said.code == 2
+    assert said.err == "Which search? +search=NAME; there are: cifar_budget, digits_budget, mnist_budget\n"
+
+
+def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(commands: Commands) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{commands.folder}/mlflow.db"
+    said = search(commands, tracking=f"tracking.uri={uri}")
+    assert said.code == 0, said.err
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_budget"]
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert "search.json" in [file.path for file in client.list_artifacts(parent.info.run_id)]
+    children = {run.data.tags["trial"]: run for run in runs if "trial" in run.data.tags}
+    found = written(commands)
+    assert sorted(children) == ["0", "1", "2"]
+    for trial in found["trials"]:
+        assert children[str(trial["number"])].data.metrics["size_bytes"] == trial["values"]["size_bytes"]
+    holder = client.get_model_version_by_alias("digits-small_cnn", "best_within_budget")
+    assert holder.tags["objective"] == "size_gzip_bytes"
+    import mlflow
+
+    loaded = mlflow.pyfunc.load_model(f"{holder.source}")
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
+    assert "| onnxruntime |" in client.get_model_version("digits-small_cnn", holder.version).description
+
+    again = search(commands, "search.trials=4", tracking=f"tracking.uri={uri}")
+    assert again.code == 0, again.err
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["trial"] for run in runs if "trial" in run.data.tags) == ["0", "1", "2", "3"]
+
+
+def tagged(**tags: str) -> dict[str, str]:
+    common = {"target": "onnxruntime", "machine": "m", "objective": "size_gzip_bytes", "budget": "{}"}
+    return {**common, "size_bytes": "100", "size_gzip_bytes": "50", "latency_ms_p50": "1.0", **tags}
+
+
+@pytest.mark.parametrize(
+    ("alias", "new", "moves"),
+    [
+        ("smallest", {"size_bytes": "99"}, True),
+        ("smallest", {"size_gzip_bytes": "49"}, True),
+        ("smallest", {}, False),
+        ("smallest", {"size_bytes": "9", "target": "openvino"}, False),
+        ("fastest", {"latency_ms_p50": "0.9"}, True),
+        ("fastest", {"latency_ms_p50": "0.99"}, False),
+        ("fastest", {"latency_ms_p50": "0.5", "machine": "other"}, False),
+        ("best_within_budget", {"size_gzip_bytes": "49"}, True),
+        ("best_within_budget", {"size_gzip_bytes": "49", "budget": "{1}"}, False),
+        ("best_within_budget", {"size_gzip_bytes": "51"}, False),
+    ],
+)
+def test_an_alias_moves_only_by_its_rule(alias: str, new: dict[str, str], moves: bool) -> None:
+    why = registry._not_better(alias, tagged(**new), tagged())
+    assert (why is None) is moves
+
+
+def test_an_alias_that_moves_says_so_and_one_that_stays_exits_with_4(commands: Commands) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{commands.folder}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    client.create_registered_model("m")
+    for tags in (tagged(within_budget="true"), tagged(size_bytes="90", within_budget="true"), tagged(size_bytes="1")):
+        client.create_model_version("m", source="file:///nowhere", tags=tags)
+    said = commands.call("promote", "m", "1", "smallest", "--uri", uri)
+    assert (said.code, said.out) == (0, "smallest moved to version 1.\n")
+    said = commands.call("promote", "m", "2", "smallest", "--uri", uri)
+    assert (said.code, said.out) == (0, "smallest moved to version 2 from 1.\n")
+    said = commands.call("promote", "m", "1", "smallest", "--uri", uri)
+    assert said.code == 4
+    assert "smallest stays at version 2: it has 90 bytes, the other 100" in said.out
+    said = commands.call("promote", "m", "3", "smallest", "--uri", uri)
+    assert said.code == 4
+    assert "misses the budget" in said.out
+    said = commands.call("promote", "m", "9", "smallest", "--uri", uri)
+    assert said.code == 2
+    assert "has versions 1, 2, 3 of 'm', and not 9" in said.err
+
+
+def test_an_unknown_alias_is_refused() -> None:
+    with pytest.raises(InputError, match="there is no alias best"):
+        registry.promote("sqlite:///none.db", "m", "1", "best")
+
+
+def test_a_study_opens_with_the_library_alone(commands: Commands) -> None:
+    assert search(commands).code == 0
+    study = optuna.load_study(study_name="digits_budget", storage=f"sqlite:///{commands.folder}/search.db")
+    assert len(study.trials) == 3
+    assert len(study.best_trials) >= 1
