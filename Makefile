@@ -3,10 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run test conformance lint format bench lock clean
+.PHONY: run pipeline test conformance lint format bench lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python -m src.run +experiment=digits_quickstart
+
+# The pipeline of dvc.yaml: what changed is run, the rest is found again.
+pipeline: $(INSTALLED)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --ignore=tests/test_run.py

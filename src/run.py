@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +94,7 @@ def _member(config: DictConfig) -> int:
 
 
 def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
-    """Build the plan, run it, write its results; return the exit code."""
+    """Run it, print its table; return the exit code."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -110,47 +110,26 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
     refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
     with only_ours(folder / "run.log", verbose=resolved["verbose"]) as terminal:
         from src import results
-        from src.composition import build, build_plan, build_tracker
         from src.console import Report
-        from src.experiment import Experiment
-        from src.stages.store import StageStore
-        from src.tracking.guard import Guard
-        from src.tracking.provenance import git_commit
+        from src.execution import execute
 
         report = Report(terminal, prefix)
-        plan = build_plan(resolved, dict(hydra_config.runtime.choices))
-        budget = build(resolved, "budget", results.Budget)
-        tracker = Guard(build_tracker(resolved, again, folder, survey))
-        store = StageStore(Path(resolved["artifacts"]), refresh_before)
-        status = "FAILED"
-        try:
-            rows = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder).run()
-            misses = budget.misses(rows)
-            header = {
-                "identity": rows[-1].identity,
-                "experiment": plan.name,
-                "seed": plan.seed,
-                "git_commit": git_commit(),
-                "command": again,
-                "overrides": overrides,
-                "budget_missed": misses,
-                "tracking_error": None,
-                "tracking_uri": resolved["tracking"].get("uri"),
-            }
-            results.write_results(folder, rows, header, survey)
-            tracker.rows(rows, folder)
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            tracker.finish(status)
-        if tracker.failure is not None:
-            results.write_results(folder, rows, {**header, "tracking_error": tracker.failure}, survey)
-            report.line(f"{tracker.failure}. The results are complete in {_shown(folder)}.")
+        done = execute(
+            resolved,
+            dict(hydra_config.runtime.choices),
+            folder,
+            report=report,
+            command=again,
+            overrides=overrides,
+            survey=survey,
+            refresh_before=refresh_before,
+        )
+        if done.tracking_failure is not None:
+            report.line(f"{done.tracking_failure}. The results are complete in {_shown(folder)}.")
         if survey is None:
-            _show(report.line, results.rows_of(folder), misses, _written(folder, "", header["tracking_uri"]))
-    return TRACKING_FAILED if tracker.failure is not None else BUDGET_MISSED if misses else DONE
+            written = _written(folder, "", resolved["tracking"].get("uri"))
+            _show(report.line, results.rows_of(folder), done.misses, written)
+    return done.code
 
 
 def _conclude_survey(folder: Path) -> int:
@@ -197,7 +176,7 @@ def _finish_tracking(folder: Path, status: str) -> str | None:
     return None
 
 
-def _show(line: Callable[[str], None], rows: list[dict[str, Any]], notes: list[str], written: str) -> None:
+def _show(line: Callable[[str], None], rows: list[dict[str, Any]], notes: Sequence[str], written: str) -> None:
     """The table, what could be misread in it, what fell short, and where it all is."""
     from src.console import remarks, table
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.stages.identity import identity
+
 RECORD = "stage.json"
 WEIGHTS = "weights.safetensors"
 RUNS = "runs.txt"
@@ -99,6 +101,22 @@ class StageStore:
         os.replace(part, folder / RECORD)
         for left in [*folder.glob("*.ckpt"), *folder.glob("*.part")]:
             left.unlink()
+
+    def adopt(self, record: Path, weights: Path, run: Path) -> None:
+        """Take in a finished stage whose record and weights lie elsewhere, unless it is here.
+
+        Args:
+            record: A copy of its ``stage.json``, from whose ``spec`` its identity follows.
+            weights: A copy of its weights.
+            run: The run folder that names it.
+        """
+        found: dict[str, Any] = json.loads(record.read_text())
+        name = identity(found["spec"])
+        if self.find(name) is None:
+            with self.hold(name, run) as folder:
+                if self.find(name) is None:
+                    shutil.copyfile(weights, folder / WEIGHTS)
+                    self.finish(name, found)
 
     def stages(self) -> list[Stage]:
         """Every stage there is, the newest first."""

@@ -25,6 +25,11 @@ class Guard:
         self.tracker = tracker
         self.failure: str | None = None
 
+    @property
+    def run_id(self) -> str | None:
+        """What the store calls the run; None where there is no store, or one that does not say."""
+        return getattr(self.tracker, "run_id", None)
+
     def start(self, run: RunDescription) -> None:
         self.tracker.start(run)
 

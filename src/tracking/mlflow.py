@@ -55,6 +55,7 @@ class MlflowTracker:
         command: That makes the run again.
         folder: Of the run.
         survey: The survey's folder where the run is a member of one.
+        tags: More tags of the run.
     """
 
     def __init__(
@@ -66,9 +67,11 @@ class MlflowTracker:
         command: str,
         folder: Path,
         survey: Path | None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self.uri, self.system_metrics = uri, system_metrics
         self.config, self.command, self.folder, self.survey = config, command, folder, survey
+        self.tags = tags or {}
         self._client: Any = None
         self._monitor: Any = None
         self._run = ""
@@ -77,6 +80,10 @@ class MlflowTracker:
         self._variant = ""
         self._data: DataSplits | None = None
         self._dataset = ("", "")
+
+    @property
+    def run_id(self) -> str | None:
+        return self._run or None
 
     def start(self, run: RunDescription) -> None:
         """Open the run; raises TrackingError within seconds where nothing answers."""
@@ -185,6 +192,7 @@ class MlflowTracker:
             "mlflow.source.git.commit": git_commit() or "",
             "folder": str(self.folder),
             **{f"version.{name}": version for name, version in versions().items()},
+            **self.tags,
         }
         return {**tags, "mlflow.parentRunId": self._parent} if self._parent else tags
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from src.stages.identity import identity
 from src.stages.store import RUNS, WEIGHTS, StageStore
 
 ID, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -295,3 +297,18 @@ def test_refreshing_also_drops_the_checkpoint_of_a_stage_that_was_cut_off(tmp_pa
         (folder / "training.ckpt").write_text("anew")
     with StageStore(tmp_path / "artifacts", refresh_before=time.time() - 60).hold("a", tmp_path / "run") as folder:
         assert (folder / "training.ckpt").read_text() == "anew"
+
+
+def test_a_stage_whose_copy_lies_elsewhere_is_taken_in_once_under_its_own_name(
+    store: StageStore, run: Path, tmp_path: Path
+) -> None:
+    record, weights = tmp_path / "cluster.stage.json", tmp_path / "cluster.safetensors"
+    spec = {"kind": "step", "seed": 0}
+    record.write_text(json.dumps({"spec": spec, "epochs": []}))
+    weights.write_bytes(b"weights")
+    store.adopt(record, weights, run)
+    assert store.find(identity(spec)) == {"spec": spec, "epochs": []}
+    assert (store.folder(identity(spec)) / WEIGHTS).read_bytes() == b"weights"
+    weights.write_bytes(b"others")
+    store.adopt(record, weights, run)
+    assert (store.folder(identity(spec)) / WEIGHTS).read_bytes() == b"weights"
