@@ -42,11 +42,13 @@ class Grid:
     float_layers: int
 
     def __post_init__(self) -> None:
+        if not (self.sparsity or self.bits or self.clusters):
+            raise ValueError("sparsity, bits and clusters are empty: there is nothing to try")
         if any(not 0 < value < 1 for value in self.sparsity):
             raise ValueError(f"sparsity must be in (0, 1), and is {list(self.sparsity)}")
         for value in self.bits:
             check_bits(value)
-        if any(value < 2 for value in self.clusters):
+        if any(not value >= 2 for value in self.clusters):
             raise ValueError(f"clusters must be at least 2, and are {list(self.clusters)}")
         if self.images < 1 or self.float_layers < 0:
             raise ValueError("images must be at least 1, and float_layers at least 0")

@@ -32,6 +32,7 @@ from src.models.build import build_model, check_fit
 from src.models.weights import load_weights
 from src.plan import Plan
 from src.primitives.keeping import Keep
+from src.primitives.masks import EmptyLayerError
 
 IMAGES = 8
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 0.999)
@@ -59,16 +60,22 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
         except ValueError as error:
             raise InputError(f"training.loss.{error}") from error
     last: Method | None = None
+    made: set[str] = set()
     for name, step in plan.steps.items():
         torch.manual_seed(plan.seed)
         method = copy.deepcopy(step.value)
         try:
             model = method.compress(copy.deepcopy(model), _context(plan, splits, model)).eval()
-        except NoEffectError:  # with trained weights it may have one; what follows takes the network as it is
+        except EmptyLayerError as error:  # with trained weights it may leave some
+            model = error.model.eval()
+        except NoEffectError as error:  # so may this have one, and what follows takes the network as it is
+            if made & set(getattr(method, "makes", ())):
+                raise InputError(f"{name}: {error}; an earlier step has done it") from error
             continue
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
         last = method
+        made = made - set(getattr(method, "undoes", ())) | set(getattr(method, "makes", ()))
         check_fit(model, splits)
     result = lowered(model, last, splits)
     _export(plan, splits, result)

@@ -73,6 +73,7 @@ def test_int8_is_judged_layer_by_layer(splits: DataSplits) -> None:
         ({"bits": [17]}, "bits"),
         ({"clusters": [1]}, "clusters"),
         ({"images": 0}, "images"),
+        ({"sparsity": [], "bits": [], "clusters": []}, "there is nothing to try"),
     ],
 )
 def test_what_cannot_be_tried_is_refused(settings: dict, says: str) -> None:

@@ -14,6 +14,8 @@ from src.primitives.folding import fold, fold_batch_norm
 from src.primitives.keeping import MOST, label_members, member_sums, shared_values
 from src.primitives.layers import per_layer, weight_names, without
 
+MOST_BITS = MOST.bit_length() - 1
+
 
 class Cluster:
     """Replace the weights of each layer by few values, then fine-tune these values.
@@ -28,7 +30,9 @@ class Cluster:
         start: Where centroids begin.
         iterations: Of Lloyd's algorithm, at most.
         ignored: Patterns of weight names that are left as they are.
-        fine_tune: How centroids are trained, each by the summed gradient of its members; None leaves them.
+        fine_tune: How centroids are trained, each by the summed gradient of its members; None leaves them. Not with
+            SGD: a sum over thousands of members is thousands of times the step that its rate was chosen for. Adam's
+            steps are of one size, whatever the gradient's.
 
     Paper: Han et al. 2016, arXiv:1510.00149, section 3.
     """
@@ -48,13 +52,19 @@ class Cluster:
         if (clusters is None) == (bits is None):
             raise ValueError("clusters or bits must be given, and the other one be null")
         if bits is not None:
+            for count in bits.values() if isinstance(bits, Mapping) else [bits]:
+                _require_whole("bits", count, MOST_BITS)
             clusters = {name: 2**n for name, n in bits.items()} if isinstance(bits, Mapping) else 2**bits
         assert clusters is not None
         for count in clusters.values() if isinstance(clusters, Mapping) else [clusters]:
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST:
-                raise ValueError(f"clusters must be a whole number from 1 to {MOST}, and is {count}")
+            _require_whole("clusters", count, MOST)
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, and is {iterations}")
+        if _is_sgd(getattr(fine_tune, "optimizer", None)):
+            raise ValueError(
+                "fine_tune.optimizer is SGD, whose steps the summed gradients of centroids make far too large: choose "
+                "Adam (fine_tune_adam, or fine_tune_adam_distilled under teachers)"
+            )
         self.clusters, self.start, self.iterations = clusters, start, iterations
         self.ignored, self.fine_tune = list(ignored), fine_tune
         self._folded: list[tuple[str, str]] = []
@@ -94,6 +104,17 @@ class Cluster:
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Fold as recorded."""
         return fold(model.eval(), [(layer, norm) for layer, norm in structure["folded"]])
+
+
+def _require_whole(name: str, count: Any, most: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise ValueError(f"{name} must be a whole number from 1 to {most}, and is {count}")
+
+
+def _is_sgd(optimizer: Any) -> bool:
+    """Whether it is ``torch.optim.SGD`` or a partial of it."""
+    made = getattr(optimizer, "func", optimizer)
+    return isinstance(made, type) and issubclass(made, torch.optim.SGD)
 
 
 class SumOfMembers(StepCallback):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.contracts import Context, StepCallback
 from src.methods import _nncf
 from src.primitives.layers import without
-from src.primitives.masks import require_more_zeros
+from src.primitives.masks import require_more_zeros, require_weights
 from src.primitives.scores import Scores
 
 Distribution = Callable[[dict[str, Tensor], float], dict[str, Tensor]]
@@ -33,7 +33,7 @@ class Prune:
         ignored: Patterns of weight names that stay dense, e.g. ``classifier.*``.
         batch_norm_batches: Calibration batches that adapt batch normalization where nothing is trained afterwards
             (training adapts it by itself, at every step under the masks of that step); 0 for none.
-        fine_tune: How the network is trained meanwhile; None prunes at once and trains nothing.
+        fine_tune: How the network is trained meanwhile; None prunes at once (``OneShot``) and trains nothing.
 
     Paper: Han et al. 2015, arXiv:1506.02626; gradual: Zhu and Gupta 2017, arXiv:1710.01878.
     """
@@ -56,7 +56,13 @@ class Prune:
             raise ValueError(f"sparsity must be in [0, 1), and is {sparsity}{reason}")
         if batch_norm_batches < 0:
             raise ValueError(f"batch_norm_batches must be at least 0, and is {batch_norm_batches}")
-        if getattr(fine_tune, "keep", "last") == "best" and schedule(0.0, sparsity) < sparsity:
+        grows = schedule(0.0, sparsity) < sparsity
+        if fine_tune is None and grows:
+            raise ValueError(
+                "schedule grows while the network is fine-tuned, and fine_tune is null: nothing would be trained "
+                "meanwhile; choose src.primitives.schedules.OneShot"
+            )
+        if getattr(fine_tune, "keep", "last") == "best" and grows:
             raise ValueError("fine_tune.keep must be last where sparsity grows: the best epoch may be one less pruned")
         self.sparsity = sparsity
         self.scores, self.distribution, self.schedule = scores, distribution, schedule
@@ -65,7 +71,11 @@ class Prune:
         self.fine_tune = fine_tune
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
-        """Prune ``model``; raises ValueError if that removes nothing or a pattern matches no weight."""
+        """Prune ``model``.
+
+        Raises:
+            ValueError: It removes nothing or all of a layer, or a pattern matches no weight.
+        """
         held = _nncf.hold_masks(copy.deepcopy(model), context.example_input)
         names = without(list(_nncf.masks_of(held)), self.ignored)
         require_more_zeros(_nncf.weights_of(model, names), self.sparsity)
@@ -80,6 +90,7 @@ class Prune:
         with torch.no_grad():
             for name in names:
                 model.get_parameter(name).mul_(masks[name])
+        require_weights({name: masks[name] for name in names}, model)
         return model
 
 

@@ -108,6 +108,8 @@ class PruneChannels:
         self._removed = {}
         for step in range(1, self.steps + 1):
             ties = tie_channels(model, context.example_input, ignored)
+            if ignored and not ties.groups:
+                raise ValueError("ignored leaves no layer whose channels could go")
             search = _Search(self, model, ties, context)
             self._require_clean(model, ties, search.most, context.example_input)
             search.require((1 - self.sparsity) * before, before)
@@ -313,7 +315,7 @@ def _unit_scores(
 
 def _require_least(least: int, **values: int) -> None:
     for name, value in values.items():
-        if value < least:
+        if not value >= least:
             raise ValueError(f"{name} must be at least {least}, and is {value}")
 
 

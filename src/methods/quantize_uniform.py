@@ -19,7 +19,10 @@ from src.primitives.quantizers import Affine, Grid, GridFit, check_bits, straigh
 
 
 class QuantizeUniform:
-    """Round weights to ``2^bits`` evenly spaced values; each layer may have its own number of bits.
+    """Round weights to evenly spaced values; each layer may have its own number of bits.
+
+    An affine grid has ``2^bits`` values, a symmetric one ``2^bits - 1`` (as many below zero as above, and zero), or two
+    with one bit.
 
     Batch normalization is folded first. A layer whose weights share values has one scale a tensor, so that they go on
     sharing. A file holds weights of up to 8 bits as integers of 8; arithmetic stays in floats: it is smaller, not
@@ -48,8 +51,10 @@ class QuantizeUniform:
     ) -> None:
         fixed = list(bits.values()) if isinstance(bits, Mapping) else [] if callable(bits) else [bits]
         possible = [*fixed, *getattr(bits, "choices", [])]
-        for count in [*fixed, *([] if activation_bits is None else [activation_bits])]:
+        for count in fixed:
             check_bits(count)
+        if activation_bits is not None:
+            check_bits(activation_bits, "activation_bits")
         self.bits, self.activation_bits, self.grid = bits, activation_bits, grid
         self.ignored, self.fine_tune = list(ignored), fine_tune
         self.undoes = (

@@ -57,7 +57,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a file of weights into ``model``, all of them and nothing else.
 
     Raises:
-        InputError: Names or shapes differ; the first differences are named.
+        InputError: Names or shapes differ, or a value is NaN or infinite; the first such tensors are named.
     """
     weights = dict(read_weights(path))
     own = model.state_dict()
@@ -74,4 +74,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(f"model.weights: {path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+    broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise InputError(f"model.weights: {path} holds NaN or infinite values in {', '.join(broken[:3])}")
     model.load_state_dict(weights, strict=False)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from src.contracts import Context
+from src.primitives.keeping import shared_values
 from src.primitives.quantizers import GridFit, check_bits
 from src.primitives.scores import hessian_diagonal
 from src.primitives.sensitivity import read_sensitivity
@@ -32,7 +33,7 @@ class HessianTrace:
     """
 
     def __init__(self, *, draws: int) -> None:
-        if draws < 1:
+        if not draws >= 1:
             raise ValueError(f"draws must be at least 1, and is {draws}")
         self.draws = draws
 
@@ -73,8 +74,12 @@ class MeasuredSensitivity:
 class UnderBudget:
     """The bits of least cost whose weights, with every other parameter in 32 bits, keep a budget of bytes.
 
+    A layer's bytes are those of its weights packed to n bits, of its scales (4 each) and of its zero points (1 each, 2
+    with more than 8 bits), as many as its grid has: one an output channel or one a tensor. The files that are written
+    today take more: ONNX and OpenVINO store weights of up to 8 bits as integers of 8, and of more as floats of 32.
+
     Args:
-        size_bytes: Of all parameters together, more than 0; None for no such limit.
+        size_bytes: Of all parameters together, packed, more than 0; None for no such limit.
         compression_ratio: How many times smaller than in 32 bits they must be; None for no such limit.
         choices: Bits that a layer may have, each 1 … 16.
         cost: What a layer at n bits costs, ``[layers, choices]``.
@@ -94,32 +99,40 @@ class UnderBudget:
         if all(value is None for value in limits.values()):
             raise ValueError("size_bytes or compression_ratio must be given")
         for name, value in limits.items():
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be more than 0, and is {value}")
         if not choices:
             raise ValueError("choices is empty: at least one number of bits is needed")
         for bits in choices:
-            check_bits(bits)
+            check_bits(bits, "choices")
         self.size_bytes, self.compression_ratio = size_bytes, compression_ratio
         self.choices, self.cost = sorted(set(choices)), cost
 
     def __call__(self, model: nn.Module, names: Sequence[str], grid: GridFit, context: Context) -> dict[str, int]:
-        counts = {name: model.get_parameter(name).numel() for name in names}
+        weights = {name: model.get_parameter(name).detach() for name in names}
+        counts = {name: weight.numel() for name, weight in weights.items()}
         others = sum(p.numel() for name, p in model.named_parameters() if name not in counts) * 4
         budget = self.size_bytes or float("inf")
         if self.compression_ratio is not None:
             budget = min(budget, (4 * sum(counts.values()) + others) / self.compression_ratio)
-        sizes = np.array([[-(-counts[name] * bits // 8) for bits in self.choices] for name in names])
+        sizes = np.array([packed_bytes(weights[name], self.choices, grid) for name in names])
         least = int(sizes[:, 0].sum()) + others
         if least > budget:
-            largest = max(names, key=lambda name: counts[name])
+            at = int(sizes[:, 0].argmax())
             raise ValueError(
                 f"the budget of {budget:,.0f} bytes cannot be kept: the least is {least:,} with {self.choices[0]} bits "
-                f"everywhere, of which {largest} alone takes {-(-counts[largest] * self.choices[0] // 8):,}"
+                f"everywhere, of which {names[at]} alone takes {sizes[at, 0]:,}"
             )
         costs = self.cost(model, names, self.choices, grid, context)
         chosen = knapsack(costs, sizes, budget - others)
         return {name: self.choices[at] for name, at in zip(names, chosen, strict=True)}
+
+
+def packed_bytes(weight: Tensor, choices: Sequence[int], grid: GridFit) -> list[int]:
+    """The bytes of a weight ``[out, …]`` packed to each number of bits, and of its scales and zero points then."""
+    one_each = weight.flatten(1)[:, :1]  # how many scales there are is a matter of the outputs alone
+    per_tensor = shared_values(weight) is not None
+    return [-(-weight.numel() * n // 8) + grid(one_each, n, per_tensor=per_tensor).size_bytes for n in choices]
 
 
 def knapsack(costs: np.ndarray, sizes: np.ndarray, budget: float) -> list[int]:

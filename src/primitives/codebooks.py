@@ -39,7 +39,7 @@ def in_order(weights: Tensor, clusters: int) -> Points:
         weights: ``[n]``, float32, n >= 1, finite.
         clusters: Wanted of them.
     """
-    if weights.numel() > 4 * BINS:
+    if weights.numel() > 4 * BINS and _can_be_binned(weights):
         points = _binned(weights)
         if points.counts.max() * clusters * 64 <= weights.numel():
             return points
@@ -47,13 +47,20 @@ def in_order(weights: Tensor, clusters: int) -> Points:
     return Points(values.astype(np.float64), counts.astype(np.float64))
 
 
+def _can_be_binned(weights: Tensor) -> bool:
+    """Whether float32 can tell where a weight lies in its range: a bin's width and the whole range are normal."""
+    low, high = (float(bound) for bound in weights.aminmax())
+    limits = torch.finfo(weights.dtype)
+    return limits.tiny * BINS < high - low < limits.max
+
+
 def _binned(weights: Tensor) -> Points:
-    """The mean and the number of the weights in each of ``BINS`` bins of one width."""
+    """The mean and the number of the weights in each of ``BINS`` bins of one width; not all weights are equal."""
     low, high = (float(bound) for bound in weights.aminmax())
     counts, sums = np.zeros(BINS), np.zeros(BINS)
     for start in range(0, weights.numel(), CHUNK):
         some = weights[start : start + CHUNK]
-        bins = ((some - low) * ((BINS - 1) / (high - low) if high > low else 0.0)).to(torch.int32).numpy()
+        bins = ((some - low) * ((BINS - 1) / (high - low))).to(torch.int32).numpy()
         counts += np.bincount(bins, minlength=BINS)
         sums += np.bincount(bins, weights=some.numpy(), minlength=BINS)
     full = counts > 0
@@ -129,7 +136,9 @@ class Optimal:
     """The best partition along the edges of a histogram, found exactly by dynamic programming.
 
     Half of the edges lie evenly over the range, half over the cumulative distribution. With as many bins as weights
-    the partition is the best of all.
+    the partition is the best of all. More clusters than bins begin at the edges of a histogram of as many bins as
+    clusters; on 100,000 normal or heavier-tailed weights that is worse than the partition (by a fifth to a half in
+    inertia) up to about as many clusters as bins.
 
     Args:
         bins: Of the histogram, at least 2; work grows with their square.
@@ -143,20 +152,23 @@ class Optimal:
         self.bins = bins
 
     def __call__(self, points: Points, clusters: int, seed: int) -> np.ndarray:
-        first = self._first_of_bins(points)
+        if clusters > self.bins and len(points.values) > self.bins:
+            return points.values[_first_of_bins(points, clusters)]
+        first = _first_of_bins(points, self.bins)
         middle = points.values[len(points.values) // 2]
         away = points.values - middle  # against cancellation
         counts, sums, squares = (np.add.reduceat(points.counts * away**power, first) for power in (0, 1, 2))
         last = best_partition(counts, sums, squares, clusters)
         return middle + np.add.reduceat(sums, last) / np.add.reduceat(counts, last)
 
-    def _first_of_bins(self, points: Points) -> np.ndarray:
-        """The first point of each bin."""
-        if len(points.values) <= self.bins:
-            return np.arange(len(points.values))
-        even = np.linspace(points.values[0], points.values[-1], self.bins // 2, endpoint=False)
-        dense = points.at(np.linspace(0, 1, self.bins - self.bins // 2, endpoint=False))
-        return np.unique(np.concatenate([np.searchsorted(points.values, even), dense]))
+
+def _first_of_bins(points: Points, bins: int) -> np.ndarray:
+    """The first point of each bin, half of them even in the range, half in the distribution; [at most ``bins``]."""
+    if len(points.values) <= bins:
+        return np.arange(len(points.values))
+    even = np.linspace(points.values[0], points.values[-1], bins // 2, endpoint=False)
+    dense = points.at(np.linspace(0, 1, bins - bins // 2, endpoint=False))
+    return np.unique(np.concatenate([np.searchsorted(points.values, even), dense]))
 
 
 def best_partition(counts: np.ndarray, sums: np.ndarray, squares: np.ndarray, clusters: int) -> np.ndarray:

@@ -47,7 +47,7 @@ class PerLayer:
     """
 
     def __init__(self, *, ratios: Mapping[str, float]) -> None:
-        if any(ratio < 0 for ratio in ratios.values()) or not any(ratios.values()):
+        if any(not ratio >= 0 for ratio in ratios.values()) or not any(ratios.values()):
             raise ValueError(f"ratios must be at least 0, and not all 0; they are {dict(ratios)}")
         self.ratios = dict(ratios)
 

@@ -10,13 +10,16 @@ from src.contracts import StepCallback
 MOST = 16_384  # values that a tensor may share; more are no codebook
 SAMPLE = 65_536
 CHANCE = 10 / 2**24  # ten times as many pairs of equal float32 as chance makes of each pair of weights
+HALVES = (torch.bfloat16, torch.float16)
+FEW = 256  # values that may all be representable in 16 bits and still be a codebook
 
 
 def shared_values(weight: Tensor) -> Tensor | None:
     """The distinct non-zero values of a tensor whose weights share them; None where they do not.
 
     Weights share values where there are at most 16,384 distinct ones, zero aside, and either each has two weights on
-    average or more weights are equal than chance would have it.
+    average or more weights are equal than chance would have it. More than 256 that bfloat16 or float16 can all hold
+    are no codebook: the network was stored in that precision, and its weights are equal where rounding made them so.
     """
     flat = weight.detach().flatten()
     sample = flat[:: max(1, flat.numel() // SAMPLE)]
@@ -26,7 +29,12 @@ def shared_values(weight: Tensor) -> Tensor | None:
     values = torch.unique(flat)
     count, equal = flat.numel(), flat.numel() - values.numel()
     few = values.numel() <= count // 2 or equal >= 1 + CHANCE * count**2
-    return values if 0 < values.numel() <= MOST and few else None
+    return values if 0 < values.numel() <= MOST and few and not _rounded(values) else None
+
+
+def _rounded(values: Tensor) -> bool:
+    """Whether so many values are all those of a half precision that it must have made them."""
+    return values.numel() > FEW and any(torch.equal(values.to(half).to(values.dtype), values) for half in HALVES)
 
 
 class Keep(StepCallback):

@@ -46,6 +46,11 @@ class Grid:
         """The nearest values of the grid."""
         return self.values(self.integers(values))
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the scales, 4 bytes each, and zero points, as many bytes each as an integer needs."""
+        return self.scale.numel() * (4 + -(-self.bits // 8))
+
     def stored(self, weight: Tensor) -> StoredWeight:
         """A weight as a file holds it."""
         return StoredWeight(self.integers(weight.detach()).to(torch.int32), self.bits, self.scale, self.zero_point)
@@ -64,7 +69,7 @@ class GridFit(Protocol):
 
 
 class Symmetric:
-    """As many steps below zero as above, zero among them; with one bit the two values -s and s.
+    """As many steps below zero as above, zero among them: ``2^bits - 1`` values; with one bit the two values -s and s.
 
     The scale is the one of least squared error among shrunken ranges: few bits gain when the largest weights are cut.
 
@@ -121,10 +126,10 @@ class Affine:
         return True
 
 
-def check_bits(bits: int) -> None:
-    """Raise ValueError unless ``bits`` is a whole number from 1 to 16."""
+def check_bits(bits: int, setting: str = "bits") -> None:
+    """Raise ValueError, by the name of the ``setting``, unless ``bits`` is a whole number from 1 to 16."""
     if isinstance(bits, bool) or not isinstance(bits, int) or not LEAST_BITS <= bits <= MOST_BITS:
-        raise ValueError(f"bits must be a whole number from {LEAST_BITS} to {MOST_BITS}, and is {bits}")
+        raise ValueError(f"{setting} must be a whole number from {LEAST_BITS} to {MOST_BITS}, and is {bits}")
 
 
 def straight_through(values: Tensor, grid: Grid) -> Tensor:

@@ -43,7 +43,7 @@ class Fixed:
     """
 
     def __init__(self, *, rank: int) -> None:
-        if rank < 1:
+        if not rank >= 1:
             raise ValueError(f"rank must be at least 1, and is {rank}")
         self.rank = rank
 

@@ -28,7 +28,7 @@ class _Between:
     def __init__(self, *, begin: float, end: float, updates: int) -> None:
         if not 0 <= begin < end <= 1:
             raise ValueError(f"begin and end must hold 0 <= begin < end <= 1, and are {begin} and {end}")
-        if updates < 1:
+        if not updates >= 1:
             raise ValueError(f"updates must be at least 1, and is {updates}")
         self.begin, self.end, self.updates = begin, end, updates
 
@@ -84,7 +84,7 @@ class MultiStep:
             raise ValueError(f"steps must end at the whole sparsity (a share of 1), and are {dict(steps)}")
         if sorted(set(moments)) != moments or sorted(set(shares)) != shares:
             raise ValueError(f"steps must grow, and are {dict(steps)}")
-        if moments[0] < 0 or moments[-1] > 1 or shares[0] <= 0:
+        if not all(0 <= moment <= 1 for moment in moments) or not all(0 < share <= 1 for share in shares):
             raise ValueError(f"steps must lie within the fine-tuning, in [0, 1], and are {dict(steps)}")
         self.steps = dict(zip(moments, shares, strict=True))
 

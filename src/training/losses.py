@@ -60,11 +60,11 @@ class Distillation:
         hints: Sequence[str],
         hint_weight: float,
     ) -> None:
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"temperature must be more than 0, and is {temperature}")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight must be in [0, 1], and is {weight}")
-        if hint_weight < 0:
+        if not hint_weight >= 0:
             raise ValueError(f"hint_weight must be at least 0, and is {hint_weight}")
         if bool(hints) != (hint_weight > 0):
             raise ValueError(f"hint_weight is {hint_weight}, hints are {list(hints)}: neither does anything alone")

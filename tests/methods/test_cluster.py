@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from src.contracts import DataSplits, NoEffectError
+from src.contracts import DataSplits, InputError, NoEffectError
 from src.methods.cluster import Cluster, SumOfMembers
 from src.primitives.codebooks import Optimal
 from src.primitives.keeping import Keep
 from tests.methods.test_prune import Net, context
+from tests.plans import experiment, plan
 
 
 def cluster(**changed: Any) -> Cluster:
@@ -100,6 +102,10 @@ def test_sharing_twice_changes_nothing_and_says_so(splits: DataSplits) -> None:
         ({"clusters": None}, "clusters or bits must be given"),
         ({"clusters": {"fc*": 0}}, "clusters must be"),
         ({"iterations": 0}, "iterations must be"),
+        *[
+            ({"clusters": None, "bits": bits}, "bits must be a whole number from 1 to 14, and is")
+            for bits in (17, -1, 2.5, {"fc*": 15})
+        ],
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:
@@ -115,3 +121,19 @@ def test_names_that_match_nothing_and_zeros_without_a_place_are_refused(splits: 
         model.fc.weight[0] = 0
     with pytest.raises(ValueError, match="its zeros take one"):
         cluster(clusters=1).compress(model, context(splits))
+
+
+@pytest.mark.parametrize(
+    "recipe", [["training@method.fine_tune=fine_tune"], ["training@method.fine_tune=fine_tune_distilled"]]
+)
+def test_sgd_is_refused_before_it_ruins_centroids(recipe: list[str]) -> None:
+    with pytest.raises(InputError, match=r"method.fine_tune.optimizer is SGD.* choose Adam \(fine_tune_adam"):
+        plan("method=cluster", *recipe)
+    with pytest.raises(InputError, match=r"method.steps.cluster.fine_tune.optimizer is SGD"):
+        plan("method=deep_compression", recipe[0].replace("method.", "method.steps.cluster."))
+
+
+def test_centroids_are_trained_under_teachers_by_adam(tmp_path: Path) -> None:
+    base, row = experiment(plan("method=cluster", "training@method.fine_tune=fine_tune_adam_distilled"), tmp_path).run()
+    assert row.identity != base.identity
+    assert row.bits_per_weight == base.bits_per_weight == 32

@@ -136,7 +136,10 @@ def test_a_recipe_without_a_teacher_is_refused() -> None:
     ("settings", "says"),
     [
         ({"temperature": 0}, "temperature must be more than 0"),
+        ({"temperature": float("nan")}, "temperature must be more than 0"),
         ({"weight": 1.5}, "weight must be in"),
+        ({"weight": float("nan")}, "weight must be in"),
+        ({"hint_weight": float("nan")}, "hint_weight must be"),
         ({"hint_weight": -1}, "hint_weight must be"),
         ({"hint_weight": 1}, "neither does anything alone"),
         ({"hints": ["fc"]}, "neither does anything alone"),

@@ -43,6 +43,9 @@ def test_a_name_that_matches_nothing_costs_no_training(tmp_path: Path) -> None:
         ({"sparsity": 1.0}, "sparsity must be in"),
         ({"strength": 0}, "strength must be more than 0"),
         ({"swing": -1}, "swing must be more than 0"),
+        ({"strength": float("nan")}, "strength must be more than 0"),
+        ({"swing": float("nan")}, "swing must be more than 0"),
+        ({"sparsity": float("nan")}, "sparsity must be in"),
         ({"fine_tune": None}, "fine_tune is missing"),
     ],
 )

@@ -55,8 +55,19 @@ def test_odd_values_come_back_to_the_bit(tmp_path: Path) -> None:
     model, other = nn.Linear(3, 2), nn.Linear(3, 2)
     model.weight.data = torch.tensor([[-0.0, 1e-42, float("inf")], [float("nan"), 1 / 3, -3.4e38]])
     save_weights(model, tmp_path / "w.safetensors")
-    load_weights(other, tmp_path / "w.safetensors")
+    other.load_state_dict(read_weights(tmp_path / "w.safetensors"))
     assert bits(other) == bits(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_no_number_is_refused_with_its_tensor_and_file(tmp_path: Path, value: float) -> None:
+    model, other = net(0), net(1)
+    model[3].weight.data[1, 2] = value
+    before = bits(other)
+    save_weights(model, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"w\.safetensors holds NaN or infinite values in 3\.weight$"):
+        load_weights(other, tmp_path / "w.safetensors")
+    assert bits(other) == before
 
 
 def test_counters_and_layouts_come_back(tmp_path: Path) -> None:

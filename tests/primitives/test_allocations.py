@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import torch
 from torch import nn
 
 from src.contracts import Context, DataSplits
-from src.primitives.allocations import HessianTrace, MeasuredSensitivity, UnderBudget, knapsack
-from src.primitives.quantizers import Symmetric
+from src.primitives.allocations import HessianTrace, MeasuredSensitivity, UnderBudget, knapsack, packed_bytes
+from src.primitives.quantizers import Affine, Symmetric
 from tests.methods.test_prune import context
 
 GRID = Symmetric(per_channel=False, candidates=1)
@@ -61,14 +62,31 @@ def test_the_budget_is_kept_and_used(judged: Context) -> None:
     counts = {"first.weight": 768 * 20, "last.weight": 200}
     for size in (4_000, 8_000, 20_000):
         bits = budget(size)(net, names, GRID, judged)
-        assert sum(counts[name] * bits[name] for name in names) / 8 <= size
+        assert sum(counts[name] * bits[name] / 8 + 5 for name in names) <= size
     assert bits == {"first.weight": 8, "last.weight": 8}
     assert budget(None, 8.0)(net, names, GRID, judged)["first.weight"] <= 4
 
 
 def test_a_hopeless_budget_is_answered_with_the_least_and_the_layer_in_the_way(judged: Context) -> None:
-    with pytest.raises(ValueError, match=r"the least is 3,890 with 2 bits everywhere, of which first.weight .* 3,840"):
+    with pytest.raises(ValueError, match=r"the least is 3,900 with 2 bits everywhere, of which first.weight .* 3,845"):
         budget(1_000)(Net(), ["first.weight", "last.weight"], GRID, judged)
+
+
+@pytest.mark.parametrize("fit", [Symmetric, Affine])
+def test_scales_and_zero_points_count_as_many_as_there_are(fit: Any) -> None:
+    weight = torch.randn(20, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    # 240 weights of 2, 5 and 9 bits: 60, 150 and 270 bytes.
+    one, each = fit(per_channel=False, candidates=1), fit(per_channel=True, candidates=1)
+    assert packed_bytes(weight, [2, 5, 9], one) == [60 + 4 + 1, 150 + 4 + 1, 270 + 4 + 2]
+    assert packed_bytes(weight, [2, 5, 9], each) == [60 + 20 * 5, 150 + 20 * 5, 270 + 20 * 6]
+    for bits, size in zip([2, 5, 9], packed_bytes(weight, [2, 5, 9], each), strict=True):
+        made = each(weight, bits)
+        assert size == 240 * bits / 8 + 4 * made.scale.numel() + (1 if bits <= 8 else 2) * made.zero_point.numel()
+
+
+def test_a_layer_of_shared_values_has_one_scale() -> None:
+    weight = torch.tensor([-1.0, 2.0]).repeat(20, 6)
+    assert packed_bytes(weight, [2], Symmetric(per_channel=True, candidates=1)) == [60 + 5]
 
 
 def test_measured_sensitivity_decides_where_it_is_given(tmp_path: Path, judged: Context) -> None:
@@ -93,7 +111,8 @@ def test_measured_sensitivity_decides_where_it_is_given(tmp_path: Path, judged: 
         ({"size_bytes": None}, "size_bytes or compression_ratio"),
         ({"size_bytes": -1}, "size_bytes must be more than 0"),
         ({"choices": []}, "choices is empty"),
-        ({"choices": [2, 17]}, "bits must be"),
+        ({"size_bytes": float("nan")}, "size_bytes must be more than 0"),
+        ({"choices": [2, 17]}, "choices must be a whole number from 1 to 16"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, says: str) -> None:

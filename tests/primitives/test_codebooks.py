@@ -126,3 +126,29 @@ def test_no_weight_and_no_number_are_refused() -> None:
         fit_codebook(torch.empty(0), 2, Linear(), iterations=1, seed=0)
     with pytest.raises(ValueError, match="NaN"):
         fit_codebook(torch.tensor([1.0, float("nan")]), 2, Linear(), iterations=1, seed=0)
+
+
+def test_the_optimal_start_has_as_many_centroids_as_asked_beyond_its_bins() -> None:
+    weights = 0.05 * torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    optimal, linear = (fit_codebook(weights, 1000, s, iterations=300, seed=0) for s in (Optimal(bins=512), Linear()))
+    assert 512 < len(optimal) <= 1000
+    assert inertia(weights, optimal) <= 1.05 * inertia(weights, linear)
+
+
+def test_beyond_its_bins_the_optimal_start_lies_at_the_edges_of_as_many_bins_as_clusters() -> None:
+    points = in_order(torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 100]), 4)
+    # Half of the four even in the range, from 0 and from 50; half in the distribution, the first and the fifth weight.
+    assert Optimal(bins=3)(points, 4, 0).tolist() == [0, 4, 100]
+
+
+@pytest.mark.parametrize("factor", [1e-42, 1e-36, 1.0, 6e37])
+def test_weights_of_any_range_of_float32_are_shared_alike(factor: float) -> None:
+    weights = torch.randn(6 * BINS, generator=torch.Generator().manual_seed(1))
+    codebook = fit_codebook(weights * factor, 4, Linear(), iterations=100, seed=0)
+    expected = fit_codebook(weights, 4, Linear(), iterations=100, seed=0)
+    assert torch.allclose(codebook.double() / factor, expected.double(), rtol=0.02)
+
+
+def test_many_equal_weights_are_one_value() -> None:
+    weights = torch.full((6 * BINS,), 0.3)
+    assert fit_codebook(weights, 4, Optimal(bins=64), iterations=9, seed=0).tolist() == weights[:1].tolist()

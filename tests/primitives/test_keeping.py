@@ -59,3 +59,24 @@ def test_members_are_labelled_and_summed_by_hand() -> None:
     labels = label_members(weight, values)
     assert labels.tolist() == [1, 0, 2, 1]
     assert member_sums(torch.tensor([1.0, 5.0, 2.0, 4.0]), labels, 3).tolist() == [0.0, 5.0, 2.0]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_weights_rounded_to_half_precision_are_no_codebook(half: torch.dtype) -> None:
+    weight = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)).mul(0.05).to(half).float()
+    assert 256 < weight.unique().numel() < weight.numel() / 2
+    assert shared_values(weight) is None
+    weight.view(-1)[::3] = 0
+    assert Keep(net(weight.tolist())).members == {}
+
+
+def test_few_values_that_half_precision_can_hold_are_a_codebook() -> None:
+    values = torch.arange(1, 17) / 16
+    weight = values[torch.randint(0, 16, (40, 40), generator=torch.Generator().manual_seed(0))]
+    assert shared_values(weight).tolist() == values.tolist()  # type: ignore[union-attr]
+
+
+def test_many_values_that_half_precision_cannot_hold_are_a_codebook() -> None:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0)).sort().values
+    weight = values[torch.arange(10_000) % 1000].view(100, 100)
+    assert torch.equal(shared_values(weight), values)  # type: ignore[arg-type]
