@@ -226,6 +226,9 @@ class Experiment:
         structure = method.structure(model) if isinstance(method, StructuralMethod) else None
         stored = method.stored_weights(model) if isinstance(method, QuantizingMethod) else {}
         layers = describe_layers(model, stored)
+        empty = [layer["name"] for layer in layers if layer["sparsity"] == 1]
+        if empty:
+            self.report.line(f"{stage.name} leaves no weight of {', '.join(empty)}: its outputs are the same for all")
         return model, self._finish(stage, model, folder, fits, splits, layers, structure, before.record)
 
     def _fit(

@@ -1,4 +1,4 @@
-"""The stages of ``dvc.yaml``, a command each: ``python -m src.pipeline compose|data|baseline|compress METHOD|table``.
+"""The stages of ``dvc.yaml``, a command each: ``python -m src.pipeline STAGE`` (and METHOD, for ``compress``).
 
 DVC follows files, not Hydra's composition: ``compose`` writes one resolved file a method, and all that comes later
 depends on that file. What lies in ``pipeline/`` is DVC's; stages are kept in ``artifacts/`` and found again there.
@@ -50,8 +50,9 @@ class Choices:
         data, model, training: The file of each group.
         target: Files of the targets.
         methods: Files of the methods, each run on the same baseline.
+        search: The search that runs beside them; None for none.
         seed: Of everything that draws.
-        overrides: More of Hydra's overrides, for every method and the baseline.
+        overrides: More of Hydra's overrides, for the baseline, every method and the search.
     """
 
     data: str
@@ -59,6 +60,7 @@ class Choices:
     training: str
     target: Sequence[str]
     methods: Sequence[str]
+    search: str | None
     seed: int
     overrides: Sequence[str]
 
@@ -81,7 +83,9 @@ class Choices:
         return cls(**given)
 
     def overrides_of(self, method: str) -> list[str]:
-        """What ``python -m src.run`` is given for the same run."""
+        """What ``python -m src.run`` is given for the same run; ``python -m src.search`` for the search."""
+        if method == SEARCH.name:
+            return [f"+search={self.search}", f"seed={self.seed}", *self.overrides]
         groups = [f"data={self.data}", f"model={self.model}", f"training={self.training}"]
         return [*groups, f"target=[{','.join(self.target)}]", f"seed={self.seed}", *self.overrides, f"method={method}"]
 
@@ -95,11 +99,13 @@ def main() -> int:
     stages.add_parser("data", help="load the data set and write down what it is")
     stages.add_parser("baseline", help="train, export and measure the baseline")
     stages.add_parser("compress", help="compress, export and measure").add_argument("method", metavar="METHOD")
+    stages.add_parser("search", help="search the best model within the budget")
     stages.add_parser("table", help="gather all results into a table, metrics and plots")
     given = parser.parse_args()
     if given.stage in ("baseline", "compress"):
         return command.run_command(lambda: run(BASELINE if given.stage == "baseline" else given.method))
-    return command.run_command({"compose": compose, "data": describe_data, "table": tabulate}[given.stage])
+    rest = {"compose": compose, "data": describe_data, "search": search, "table": tabulate}
+    return command.run_command(rest[given.stage])
 
 
 def compose() -> int:
@@ -109,10 +115,10 @@ def compose() -> int:
     from src.composition import composed
 
     choices = Choices.read()
-    texts = {}
-    for method in [BASELINE, *choices.methods]:
+    texts = {SEARCH.name: "# no search is chosen\n"}
+    for method in [BASELINE, *choices.methods, *([SEARCH.name] if choices.search else [])]:
         overrides = choices.overrides_of(method)
-        resolved, chosen = composed(overrides)
+        resolved, chosen = composed(overrides, "search" if method == SEARCH.name else "config")
         groups = {group: chosen[group] for group in sorted(chosen) if not group.startswith("hydra/")}
         written = OmegaConf.create(
             {"overrides": overrides, "choices": {**groups, "experiment": "pipeline"}, "config": resolved}
@@ -180,6 +186,33 @@ def run(method: str) -> int:
     return done.code
 
 
+def search() -> int:
+    """Search as ``python -m src.search`` does, in a folder of the pipeline's; return its exit code.
+
+    The study is called by what it searches, so that another space, budget or data set is another study, and the same
+    one goes on.
+    """
+    import subprocess
+
+    SEARCH.mkdir(parents=True, exist_ok=True)
+    if Choices.read().search is None:
+        return DONE
+    composed = _composed(SEARCH.name)
+    config = composed["config"]
+    digest = hashlib.md5((COMPOSED / f"{SEARCH.name}.yaml").read_bytes()).hexdigest()[:8]
+    places = {
+        "hydra.run.dir": str(SEARCH),
+        "hydra.sweep.dir": str(SEARCH / "workers"),
+        "artifacts": config["artifacts"],
+        "search.storage": config["search"]["storage"],
+        "search.name": f"pipeline_{config['search']['name']}_{digest}",
+        **({"tracking.uri": config["tracking"]["uri"]} if "uri" in config["tracking"] else {}),
+        **({"data.root": config["data"]["root"]} if "root" in config["data"] else {}),
+    }
+    given = [*composed["overrides"], *(f"{key}={value}" for key, value in places.items())]
+    return subprocess.run([sys.executable, "-m", "src.search", *given]).returncode
+
+
 def tabulate() -> int:
     """Gather the runs into ``table.md``, ``metrics.json``, ``runs.json`` and what ``dvc plots`` draws."""
     from src import results
@@ -188,9 +221,9 @@ def tabulate() -> int:
     rows: dict[str, list[dict[str, Any]]] = {}
     runs: dict[str, dict[str, Any]] = {}
     curves: list[dict[str, Any]] = []
-    methods = [BASELINE, *Choices.read().methods]
-    for method in [*methods, *([SEARCH.name] if (SEARCH / results.RESULTS).exists() else [])]:
-        folder = SEARCH if method == SEARCH.name else RUNS / method
+    choices = Choices.read()
+    for method in [BASELINE, *choices.methods, *([SEARCH.name] if choices.search else [])]:
+        folder = SEARCH / _chosen() if method == SEARCH.name else RUNS / method
         if not (folder / results.RESULTS).exists():
             raise InputError(f"{folder} holds no results: dvc repro makes them")
         result = json.loads((folder / results.RESULTS).read_text())
@@ -221,6 +254,15 @@ def tabulate() -> int:
     return DONE
 
 
+def _chosen() -> str:
+    """The folder of the search's chosen model below its own."""
+    from src import results
+
+    if not (SEARCH / results.SEARCH).exists():
+        raise InputError(f"{SEARCH} holds no search: dvc repro makes it")
+    return f"trial_{json.loads((SEARCH / results.SEARCH).read_text())['chosen']}"
+
+
 def _composed(method: str) -> dict[str, Any]:
     """What ``compose`` wrote for a method, its places made those of the main repository.
 
@@ -242,8 +284,10 @@ def _composed(method: str) -> dict[str, Any]:
     config["artifacts"] = str(home / Path(config["artifacts"]).expanduser())
     if "root" in config["data"]:
         config["data"]["root"] = str(home / data_root(config["data"]["root"]))
-    if config["tracking"].get("uri", "").startswith(sqlite):
-        config["tracking"]["uri"] = f"{sqlite}{home / config['tracking']['uri'].removeprefix(sqlite)}"
+    for group, key in (("tracking", "uri"), ("search", "storage")):
+        address = config.get(group, {}).get(key) or ""
+        if address.startswith(sqlite):
+            config[group][key] = f"{sqlite}{home / address.removeprefix(sqlite)}"
     return composed
 
 

@@ -32,7 +32,6 @@ from src.models.build import build_model, check_fit
 from src.models.weights import load_weights
 from src.plan import Plan
 from src.primitives.keeping import Keep
-from src.primitives.masks import EmptyLayerError
 
 IMAGES = 8
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 0.999)
@@ -66,9 +65,7 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
         method = copy.deepcopy(step.value)
         try:
             model = method.compress(copy.deepcopy(model), _context(plan, splits, model)).eval()
-        except EmptyLayerError as error:  # with trained weights it may leave some
-            model = error.model.eval()
-        except NoEffectError as error:  # so may this have one, and what follows takes the network as it is
+        except NoEffectError as error:  # with trained weights it may have one; what follows takes the network as it is
             if made & set(getattr(method, "makes", ())):
                 raise InputError(f"{name}: {error}; an earlier step has done it") from error
             continue

@@ -149,11 +149,12 @@ def _search(asked: _Asked) -> int:
 
         report = Report(terminal, "")
         trials, plan = _prepare(asked)
+        points = _first(asked, trials.space)
         _promise(asked, trials, plan, report)
         study = _study(asked, trials)
-        baseline = _finish(asked, plan, "baseline", terminal)
+        baseline = _finish(asked, ["method=baseline"], "baseline", terminal)
         trials = replace(trials, judge=_judge(asked, trials, baseline))
-        _begin(asked, study, trials)
+        _begin(study, points)
         tracking = StudyTracking(asked.resolved["tracking"].get("uri"), asked.folder)
         started, before = time.perf_counter(), len(finished(study))
 
@@ -186,11 +187,10 @@ def _search(asked: _Asked) -> int:
 def _work(asked: _Asked) -> None:
     """Be one of many workers: take trials from the study until none is left."""
     from src.console import only_ours
-    from src.tracking.off import Off
 
     with only_ours(asked.folder / "run.log", verbose=asked.resolved["verbose"]) as terminal:
-        trials, plan = _prepare(asked)
-        baseline = _finish(asked, plan, "baseline", terminal, Off())
+        trials, _ = _prepare(asked)
+        baseline = _finish(asked, ["method=baseline"], "baseline", terminal, tracked=False)
         trials = replace(trials, judge=_judge(asked, trials, baseline))
         study = _study(asked, trials)
         trials.work(study, _claims(asked, study), lambda: None)
@@ -231,7 +231,7 @@ def _prepare(asked: _Asked) -> tuple[Trials, Plan]:
         judge=judge,
         stopping=build(settings, "stopping", key="search.stopping"),
         lengths=settings["lengths"],
-        plan_of=lambda point, number, length: _plan(asked, space, point, number, length, [target]),
+        plan_of=lambda point, number, length: _plan(asked, space, point, number, length, target),
         splits=splits,
         store=StageStore(Path(resolved["artifacts"])),
         target=target,
@@ -239,16 +239,14 @@ def _prepare(asked: _Asked) -> tuple[Trials, Plan]:
     return trials, plan
 
 
-def _plan(
-    asked: _Asked, space: Space, point: Point, number: int, length: float = 1.0, targets: Sequence[str] = ()
-) -> Plan:
-    """The plan of a point, for all targets unless some are named."""
+def _plan(asked: _Asked, space: Space, point: Point, number: int, length: float, target: str) -> Plan:
+    """The plan of a point for the one target that counts, its steps fine-tuned for a share ``length``."""
     from src.composition import build_plan
     from src.study.trials import shortened
 
     config, choices = _composed(*asked.overrides, *space.overrides(point, f"trial_{number}"))
     plan = build_plan(shortened(config, length), choices)
-    return replace(plan, targets={name: plan.targets[name] for name in targets or plan.targets})
+    return replace(plan, targets={target: plan.targets[target]})
 
 
 @lru_cache(maxsize=1)
@@ -292,23 +290,27 @@ def _study(asked: _Asked, trials: Trials) -> optuna.Study:
     )
 
 
-def _begin(asked: _Asked, study: optuna.Study, trials: Trials) -> None:
-    """Queue the points to begin with, once."""
+def _first(asked: _Asked, space: Space) -> list[Point]:
+    """The points to begin with; raises InputError where one names no dimension."""
     from src.contracts import InputError
     from src.primitives.sensitivity import read_sensitivity
 
-    if study.user_attrs.get("begun"):
-        return
     try:
-        points = [trials.space.complete(given) for given in asked.search["first"]]
+        points = [space.complete(given) for given in asked.search["first"]]
         if asked.search["sensitivity"] is not None:
             record = read_sensitivity(asked.search["sensitivity"])
-            points += [trials.space.seeded(record, drop) for drop in asked.search["sensitivity_drops"]]
+            points += [space.seeded(record, drop) for drop in asked.search["sensitivity_drops"]]
     except ValueError as error:
         raise InputError(f"search.first: {error}") from error
-    for point in points:
-        study.enqueue_trial(point)
-    study.set_user_attr("begun", True)
+    return points
+
+
+def _begin(study: optuna.Study, points: Sequence[Point]) -> None:
+    """Queue the points to begin with, once."""
+    if not study.user_attrs.get("begun"):
+        for point in points:
+            study.enqueue_trial(point)
+        study.set_user_attr("begun", True)
 
 
 # Working -----------------------------------------------------------------------------------------------
@@ -373,8 +375,8 @@ def _finalists(
     within: dict[int, dict[str, float]] = {}
     notes = []
     for number in telling.best(study, trials.judge)[: asked.search["finalists"]]:
-        plan = _plan(asked, trials.space, telling.point(study, number), number)
-        rows = _finish(asked, plan, f"trial_{number}", report.terminal)
+        chain = trials.space.overrides(telling.point(study, number), f"trial_{number}")
+        rows = _finish(asked, chain, f"trial_{number}", report.terminal)
         finalists[number] = [row for row in rows if row.variant != "baseline"]
         counted = next(row for row in finalists[number] if row.target == trials.target)
         values = {name: float(getattr(counted, name)) for name in COLUMNS if getattr(counted, name) is not None}
@@ -386,37 +388,47 @@ def _finalists(
     return chosen, finalists, notes
 
 
-def _finish(asked: _Asked, plan: Plan, folder_name: str, terminal: TextIO, tracker: Any = None) -> list[Row]:
-    """Run a plan as ``python -m src.run`` would, in a folder of the search's."""
-    from src.composition import build_tracker
+def _finish(
+    asked: _Asked, overrides: Sequence[str], folder_name: str, terminal: TextIO, *, tracked: bool = True
+) -> list[Row]:
+    """Run what ``overrides`` make of the search's config as ``python -m src.run`` would; return its rows."""
     from src.console import Report
-    from src.experiment import Experiment
-    from src.stages.store import StageStore
-    from src.tracking.guard import Guard
+    from src.execution import execute
 
-    folder = asked.folder / folder_name
+    config, choices = _composed(*asked.overrides, *overrides)
+    if not tracked:
+        config = {**config, "tracking": {"_target_": "src.tracking.off.Off"}}
+    folder = (asked.folder / folder_name).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    guard = Guard(tracker or build_tracker(asked.resolved, asked.command, folder, asked.folder))
-    store, status = StageStore(Path(asked.resolved["artifacts"])), "FAILED"
-    try:
-        rows = Experiment(plan, store=store, tracker=guard, report=Report(terminal, ""), folder=folder).run()
-        guard.rows(rows, folder)
-        status = "FINISHED"
-    finally:
-        guard.finish(status)
-    return rows
+    done = execute(
+        {**config, "budget": dict.fromkeys(config["budget"])},  # judged as a whole, later
+        choices,
+        folder,
+        report=Report(terminal, ""),
+        command=_again(asked, overrides),
+        overrides=[*_own(asked), *overrides],
+        survey=asked.folder.absolute(),
+    )
+    return list(done.rows)
 
 
 # What comes of it --------------------------------------------------------------------------------------
 
 
-def _again(asked: _Asked, study: optuna.Study, trials: Trials, number: int) -> str:
-    """The one command that makes a trial's model again."""
+def _own(asked: _Asked) -> list[str]:
+    """What of the command line says something of a model."""
+    return [given for given in asked.overrides if not given.startswith(OWN)]
+
+
+def _again(asked: _Asked, overrides: Sequence[str]) -> str:
+    """The one command that makes a model again."""
+    return shlex.join(["python", "-m", "src.run", *_own(asked), *overrides])
+
+
+def _command(asked: _Asked, study: optuna.Study, trials: Trials, number: int) -> str:
     from src.study import telling
 
-    own = [given for given in asked.overrides if not given.startswith(OWN)]
-    chain = trials.space.overrides(telling.point(study, number), f"trial_{number}")
-    return shlex.join(["python", "-m", "src.run", *own, *chain])
+    return _again(asked, trials.space.overrides(telling.point(study, number), f"trial_{number}"))
 
 
 def _write(
@@ -460,7 +472,7 @@ def _write(
             "budget": asked.resolved["budget"],
             "baseline_accuracy_validation": trials.judge.baseline,
             "chosen": chosen,
-            "commands": {str(number): _again(asked, study, trials, number) for number in finalists},
+            "commands": {str(number): _command(asked, study, trials, number) for number in finalists},
             "front": front,
             "trials": [telling.described(trial, trials.judge) for trial in finished(study)],
             **telling.figures(study),
@@ -505,7 +517,7 @@ def _say(
             + (f"; on the test set the budget of {100 * allowed:.2f} points is missed" if over and allowed else "")
         )
         lines += [f"  {asked.folder / f'trial_{chosen}' / each.artifact}" for each in finalists[chosen]]
-        lines.append(f"Made again by: {_again(asked, study, trials, chosen)}")
+        lines.append(f"Made again by: {_command(asked, study, trials, chosen)}")
     share = telling.figures(study)["overhead_share"]
     lines.append(
         f"Written: {asked.folder} (search.json, front.png)    {100 * share:.1f} % of the time went to the search"
@@ -537,7 +549,7 @@ def _register(
         "objective": trials.judge.objectives[0],
         "budget": json.dumps(budget),
         "within_budget": "true",
-        "command": _again(asked, study, trials, chosen),
+        "command": _command(asked, study, trials, chosen),
         "git_commit": git_commit(),
         "point": json.dumps(telling.point(study, chosen)),
     }

@@ -38,6 +38,7 @@ def commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
 def choose(*methods: str, **others: object) -> None:
     """Write ``params.yaml`` for tiny data."""
     choices = {"data": "shapes", "model": "small_cnn", "training": "default", "target": ["onnxruntime"], "seed": 0}
+    choices["search"] = None
     overrides = [*SMALL, "tracking=off"]
     Path("params.yaml").write_text(
         yaml.safe_dump({**choices, "methods": list(methods), "overrides": overrides, **others})
@@ -53,13 +54,13 @@ def test_compose_writes_a_file_for_each_method_the_same_every_time_and_no_absolu
     choose(*methods)
     assert commands.call("pipeline", "compose").code == 0
     first = composed_files()
-    assert set(first) == {"baseline", *methods}
+    assert set(first) == {"baseline", "search", *methods}
     for text in first.values():
         assert str(PROJECT) not in text
         assert not [value for value in _words(yaml.safe_load(text)) if value.startswith(("/", "~"))]
     choose(*methods[:3])  # the others are no longer listed, and no longer there
     assert commands.call("pipeline", "compose").code == 0
-    assert composed_files() == {method: first[method] for method in ["baseline", *methods[:3]]}
+    assert composed_files() == {method: first[method] for method in ["baseline", "search", *methods[:3]]}
 
 
 def _words(config: object) -> list[str]:
@@ -95,6 +96,17 @@ def test_a_chain_is_written_anew_when_a_method_in_it_changes_and_the_others_stay
     commands.call("pipeline", "compose")
     changed = {method for method, text in composed_files().items() if text != before[method]}
     assert changed == {"prune_magnitude", "prune_quantize", "deep_compression"}
+
+
+def test_a_search_has_a_composed_file_of_its_own(commands: Commands) -> None:
+    choose("cluster", search="digits_budget", overrides=["training.epochs=2"])
+    assert commands.call("pipeline", "compose").code == 0
+    written = yaml.safe_load(composed_files()["search"])
+    assert written["overrides"] == ["+search=digits_budget", "seed=0", "training.epochs=2"]
+    assert list(written["config"]["space"]) == ["channels", "prune", "cluster", "quantize"]
+    choose("cluster", search="digit_budget", overrides=[])
+    said = commands.call("pipeline", "compose")
+    assert (said.code, said.err.partition(".")[0]) == (2, "There is no search 'digit_budget'")
 
 
 def test_a_method_that_does_not_exist_is_one_line_and_loses_nothing(commands: Commands) -> None:

@@ -363,3 +363,9 @@ def test_artifacts_lists_stages_and_removes_those_that_no_run_names(commands: Co
     left = {path.name for path in commands.artifacts.iterdir() if path.is_dir() and not path.name.startswith(".")}
     assert rows_of(kept)[0]["identity"] in left
     assert len(left) == 2
+
+
+def test_a_layer_that_pruning_empties_is_named(commands: Commands) -> None:
+    said, _ = commands.run("method=prune_magnitude", "method.sparsity=0.999", "method.fine_tune.epochs=1", *FAST)
+    assert said.code == 0, said.err
+    assert "prune_magnitude leaves no weight of " in said.out

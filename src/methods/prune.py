@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.contracts import Context, StepCallback
 from src.methods import _nncf
 from src.primitives.layers import without
-from src.primitives.masks import require_more_zeros, require_weights
+from src.primitives.masks import require_more_zeros
 from src.primitives.scores import Scores
 
 Distribution = Callable[[dict[str, Tensor], float], dict[str, Tensor]]
@@ -71,11 +71,7 @@ class Prune:
         self.fine_tune = fine_tune
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
-        """Prune ``model``.
-
-        Raises:
-            ValueError: It removes nothing or all of a layer, or a pattern matches no weight.
-        """
+        """Prune ``model``; raises ValueError if that removes nothing or a pattern matches no weight."""
         held = _nncf.hold_masks(copy.deepcopy(model), context.example_input)
         names = without(list(_nncf.masks_of(held)), self.ignored)
         require_more_zeros(_nncf.weights_of(model, names), self.sparsity)
@@ -90,7 +86,6 @@ class Prune:
         with torch.no_grad():
             for name in names:
                 model.get_parameter(name).mul_(masks[name])
-        require_weights({name: masks[name] for name in names}, model)
         return model
 
 

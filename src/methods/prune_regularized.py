@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src.contracts import Context, Loss, StepCallback, TaughtLoss
 from src.methods import _nncf
 from src.primitives.layers import without
-from src.primitives.masks import keep_largest, kept, require_more_zeros, require_weights
+from src.primitives.masks import keep_largest, kept, require_more_zeros
 
 
 class PruneRegularized:
@@ -62,7 +62,7 @@ class PruneRegularized:
         self.ignored, self.fine_tune = list(ignored), fine_tune
 
     def compress(self, model: nn.Module, context: Context) -> nn.Module:
-        """Prune ``model``; raises ValueError where a pattern matches no weight or nothing is left of a layer."""
+        """Prune ``model``; raises ValueError where a pattern matches no weight."""
         held = _nncf.hold_logits(copy.deepcopy(model), context.example_input)
         names = without(list(_nncf.logits_of(held)), self.ignored)
         require_more_zeros(_nncf.weights_of(model, names), self.sparsity)
@@ -76,12 +76,10 @@ class PruneRegularized:
         model.load_state_dict(_nncf.plain_state(held))
         zero = torch.cat([model.get_parameter(name).detach().flatten() == 0 for name in names])
         mask = keep_largest(flat.masked_fill(zero, -torch.inf), kept(flat.numel(), self.sparsity))
-        parts = dict(zip(names, mask.split([scores[name].numel() for name in names]), strict=True))
         with torch.no_grad():
-            for name, part in parts.items():
+            for name, part in zip(names, mask.split([scores[name].numel() for name in names]), strict=True):
                 weight = model.get_parameter(name)
                 weight.mul_(part.view_as(weight))
-        require_weights(parts, model)
         return model
 
 

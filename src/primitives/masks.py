@@ -5,20 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-
-
-class EmptyLayerError(ValueError):
-    """Pruning left a layer no weight; with a trained network instead of an untrained one it might leave some.
-
-    Args:
-        message: Which layers.
-        model: What came out nevertheless.
-    """
-
-    def __init__(self, message: str, model: nn.Module) -> None:
-        super().__init__(message)
-        self.model = model
+from torch import Tensor
 
 
 def keep_largest(scores: Tensor, keep: int) -> Tensor:
@@ -75,15 +62,4 @@ def require_more_zeros(weights: Mapping[str, Tensor], sparsity: float) -> None:
     if total - asked < len(weights):
         raise ValueError(
             f"sparsity {sparsity} leaves {total - asked} weights to {len(weights)} layers: everything would be removed"
-        )
-
-
-def require_weights(masks: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise EmptyLayerError where a mask keeps nothing of its layer of ``model``."""
-    empty = [name for name, mask in masks.items() if not bool(mask.any())]
-    if empty:
-        raise EmptyLayerError(
-            f"nothing would be left of {', '.join(empty)}, whose outputs would be the same for every image: ask for "
-            f"less sparsity, or add it to ignored",
-            model,
         )

@@ -71,13 +71,6 @@ class Own(nn.Module):
         return self.fc(torch.relu(self.hidden(joined.mean((2, 3)))))
 
 
-@pytest.fixture(autouse=True)
-def _hardly_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One epoch leaves layers of weights so small that nothing of them survives; test_prune.py has the refusal."""
-    for module in ("prune", "prune_regularized"):
-        monkeypatch.setattr(f"src.methods.{module}.require_weights", lambda *_: None)
-
-
 def layers(made: Experiment, identity: str) -> list[dict[str, Any]]:
     record = made.store.find(identity)
     assert record is not None

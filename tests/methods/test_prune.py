@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from src.contracts import Context, DataSplits
 from src.data.batches import evaluation_batches
 from src.methods.prune import Prune
 from src.primitives.distributions import Global, Layerwise
-from src.primitives.masks import EmptyLayerError
 from src.primitives.schedules import Cubic, OneShot
 from src.primitives.scores import Magnitude
 from src.training.losses import CrossEntropy
@@ -181,17 +179,6 @@ def test_the_best_epoch_is_refused_where_sparsity_grows() -> None:
 def test_nothing_and_everything_are_refused(splits: DataSplits, sparsity: float, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         prune(sparsity=sparsity).compress(Net().eval(), context(splits))
-
-
-def test_a_layer_of_which_nothing_would_be_left_is_refused_by_name(splits: DataSplits) -> None:
-    model = Net().eval()
-    with torch.no_grad():
-        model.conv.weight.mul_(1e-3)
-    with pytest.raises(EmptyLayerError, match="nothing would be left of conv.weight"):
-        prune(sparsity=0.9).compress(copy.deepcopy(model), context(splits))
-    with torch.no_grad():
-        model.conv.weight.view(-1)[7] = 9.0  # one is enough
-    assert zeros(prune(sparsity=0.9).compress(model, context(splits)))["conv.weight"] == 215
 
 
 def test_a_schedule_that_grows_is_refused_where_nothing_is_trained_meanwhile() -> None:

@@ -129,7 +129,7 @@ def test_two_searches_of_one_name_with_different_spaces_are_refused(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "storage",
-    ["postgresql+psycopg2://nobody:secret@127.0.0.1:1/x", "mysql+nodriver://x/y", "nonsense", "sqlite:////no/where.db"],
+    ["postgresql://nobody:secret@127.0.0.1:1/x", "mysql+nodriver://x/y", "nonsense", "sqlite:////no/where.db"],
 )
 def test_a_storage_that_nothing_answers_is_said_in_one_line(tmp_path: Path, storage: str) -> None:
     with pytest.raises(InputError, match="search.storage=") as refused:
