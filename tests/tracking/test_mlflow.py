@@ -58,7 +58,7 @@ def test_a_survey_shows_as_a_parent_with_children_models_and_inputs(
     finish_survey(survey, "FINISHED")
     assert [file.path for file in client.list_artifacts(noted.info.run_id)] == ["survey.json"]
     runs = {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
-    parent = runs["survey survey"]
+    parent = runs[f"{survey.parent.name} {survey.name}"]
     child = runs["quantize_int8 small_cnn seed 0"]
     assert len(runs) == 3
     assert all(run.info.status == "FINISHED" for run in runs.values())
