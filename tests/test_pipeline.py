@@ -231,8 +231,8 @@ def test_dvc_composes_once_and_keeps_what_was_composed_when_a_name_is_wrong(tmp_
     assert repro().returncode == 0
     assert "Stage 'compose' didn't change, skipping" in repro().stdout
     params = tmp_path / "params.yaml"
-    params.write_text(params.read_text().replace("- cluster\n", "- clusters\n"))
+    params.write_text(params.read_text().replace("- deep_compression\n", "- deep_compressio\n"))
     said = repro()
     assert said.returncode != 0
-    assert "There is no method 'clusters'. Did you mean cluster?" in said.stderr
-    assert (tmp_path / "pipeline" / "composed" / "cluster.yaml").is_file()
+    assert "There is no method 'deep_compressio'. Did you mean deep_compression" in said.stderr
+    assert (tmp_path / "pipeline" / "composed" / "deep_compression.yaml").is_file()
