@@ -84,9 +84,10 @@ class Choices:
 
     def overrides_of(self, method: str) -> list[str]:
         """What ``python -m src.run`` is given for the same run; ``python -m src.search`` for the search."""
-        if method == SEARCH.name:
-            return [f"+search={self.search}", f"seed={self.seed}", *self.overrides]
         groups = [f"data={self.data}", f"model={self.model}", f"training={self.training}"]
+        if method == SEARCH.name:
+            groups = [f"+search={self.search}", *groups]
+            return [*groups, f"target=[{','.join(self.target)}]", f"seed={self.seed}", *self.overrides]
         return [*groups, f"target=[{','.join(self.target)}]", f"seed={self.seed}", *self.overrides, f"method={method}"]
 
 
@@ -189,17 +190,21 @@ def run(method: str) -> int:
 def search() -> int:
     """Search as ``python -m src.search`` does, in a folder of the pipeline's; return its exit code.
 
-    The study is called by what it searches, so that another space, budget or data set is another study, and the same
-    one goes on.
+    The study is called by what it searches and by the methods' code, so that another space, budget or method is another
+    study, and the same one goes on.
     """
     import subprocess
+
+    from src.stages.identity import sources
 
     SEARCH.mkdir(parents=True, exist_ok=True)
     if Choices.read().search is None:
         return DONE
     composed = _composed(SEARCH.name)
     config = composed["config"]
-    digest = hashlib.md5((COMPOSED / f"{SEARCH.name}.yaml").read_bytes()).hexdigest()[:8]
+    code = sources(f"src.methods.{path.stem}" for path in Path(__file__).parent.glob("methods/*.py"))["code"]
+    text = (COMPOSED / f"{SEARCH.name}.yaml").read_text() + code
+    digest = hashlib.md5(text.encode()).hexdigest()[:8]
     places = {
         "hydra.run.dir": str(SEARCH),
         "hydra.sweep.dir": str(SEARCH / "workers"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from src.study.judging import Judge
     from src.study.space import Point, Space
     from src.study.trials import Trials
+    from src.tracking.study import StudyTracking
 
 USAGE = """\
 python -m src.search +search=NAME [key=value ...]    the best model within a budget, and the front of trade-offs
@@ -101,7 +104,9 @@ class _Asked:
 
     @property
     def locks(self) -> Path:
-        return Path(self.resolved["artifacts"]).expanduser().resolve() / ".locks"
+        """Beside the stages, apart for each storage."""
+        storage = hashlib.md5(self.search["storage"].encode()).hexdigest()[:8]
+        return Path(self.resolved["artifacts"]).expanduser().resolve() / ".locks" / f"search-{storage}"
 
 
 def _asked(config: DictConfig) -> _Asked:
@@ -109,21 +114,12 @@ def _asked(config: DictConfig) -> _Asked:
     from omegaconf import OmegaConf
 
     from src.console import shown
-    from src.contracts import InputError
     from src.training.recipe import usable_cores
 
     hydra_config = HydraConfig.get()
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     given = list(hydra_config.overrides.task)
-    for key, value, least in (
-        ("workers", resolved["workers"], 1),
-        *((f"search.{name}", resolved["search"][name], 1) for name in ("trials", "finalists", "attempts")),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{key} must be a whole number from {least}, and is {value}")
-    lengths = resolved["search"]["lengths"]
-    if not lengths or lengths != sorted(lengths) or lengths[0] <= 0 or lengths[-1] != 1:
-        raise InputError(f"search.lengths must ascend to 1 from more than 0, and are {lengths}")
+    _check(resolved)
     overrides = [each for each in given if not each.startswith(("worker=", "workers="))]
     if resolved["training"]["threads"] == "auto":
         threads = max(1, usable_cores() // resolved["workers"])
@@ -136,6 +132,38 @@ def _asked(config: DictConfig) -> _Asked:
         shown(Path(hydra_config.runtime.output_dir)),
         shlex.join(["python", "-m", "src.search", *(each for each in given if not each.startswith("worker="))]),
     )
+
+
+def _check(resolved: Mapping[str, Any]) -> None:
+    """Raise InputError where a setting of the search is of the wrong kind."""
+    import re
+
+    from src.contracts import InputError
+
+    settings = resolved["search"]
+    whole = {
+        "workers": resolved["workers"],
+        **{f"search.{n}": settings[n] for n in ("trials", "finalists", "attempts")},
+    }
+    for key, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{key} must be a whole number from 1, and is {value}")
+    for name in ("objectives", "lengths", "first", "sensitivity_drops"):
+        if not isinstance(settings[name], list):
+            raise InputError(f"search.{name} must be a list, and is {settings[name]}")
+    lengths = settings["lengths"]
+    numbers = lengths and all(isinstance(length, (int, float)) for length in lengths)
+    if not numbers or lengths != sorted(lengths) or lengths[0] <= 0 or lengths[-1] != 1:
+        raise InputError(f"search.lengths must ascend to 1 from more than 0, and are {lengths}")
+    if not all(isinstance(point, dict) for point in settings["first"]):
+        raise InputError(f"search.first must be a list of points, {{prune.sparsity: 0.9}}, and is {settings['first']}")
+    if not re.fullmatch(r"[\w.-]+", str(settings["name"])):
+        raise InputError(f"search.name must be of letters, digits, '_', '-' and '.', and is {settings['name']!r}")
+    for name in ("storage", *(["target"] if settings["target"] is not None else [])):
+        if not isinstance(settings[name], str):
+            raise InputError(f"search.{name} must be a word, and is {settings[name]}")
+    if not isinstance(resolved["budget"], dict) or not isinstance(resolved["space"], dict):
+        raise InputError("budget and space must hold settings by their keys")
 
 
 def _search(asked: _Asked) -> int:
@@ -166,7 +194,7 @@ def _search(asked: _Asked) -> int:
         status = "FAILED"
         try:
             _work_together(asked, study, trials, tell, report)
-            chosen, finalists, notes = _finalists(asked, study, trials, report)
+            chosen, finalists, notes = _finalists(asked, study, trials, tracking, report)
             _write(asked, study, trials, plan, baseline, chosen, finalists)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -259,15 +287,34 @@ def _composed(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 def _promise(asked: _Asked, trials: Trials, plan: Plan, report: Report) -> None:
     """Say what is searched and how small it can get; refuse a budget that is out of reach."""
-    from src.study.reach import reach
+    from src.contracts import InputError
+    from src.study.reach import least, reach
 
-    objectives = asked.search["objectives"]
-    hardest = trials.plan_of(trials.space.hardest, 0, 1.0)
+    objectives, space = asked.search["objectives"], trials.space
     report.line(
         f"{plan.name}: {plan.model_name} on {trials.splits.name}, {asked.search['trials']} trials for "
         f"{' and '.join(objectives)} on {trials.target}"
     )
-    report.line(reach(hardest, trials.splits, objectives, asked.resolved["budget"]))
+    optional = [name for name, step in space.steps.items() if step.optional]
+    found: list[dict[str, float]] = []
+    softened = False
+    # A step may cost more than it saves in a small network, so where all together miss, all but one are asked, too.
+    for without in [[], *([name] for name in optional), optional]:
+        for soft in (0.0, 0.25, 0.5, 0.75):
+            try:
+                found.append(least(trials.plan_of(space.hardest(without, soft), 0, 1.0), trials.splits, trials.judge))
+            except InputError:  # not each point of a space can be made
+                continue
+            softened |= soft > 0
+            break
+        try:
+            said = reach(found, trials.judge, softened=softened)
+        except InputError:
+            if without == optional:
+                raise
+        else:
+            report.line(said)
+            return
 
 
 def _judge(asked: _Asked, trials: Trials, baseline: Sequence[Row]) -> Judge:
@@ -276,10 +323,14 @@ def _judge(asked: _Asked, trials: Trials, baseline: Sequence[Row]) -> Judge:
 
 
 def _study(asked: _Asked, trials: Trials) -> optuna.Study:
+    from src.stages.identity import files_of
     from src.study.claims import open_study
 
     fixed = {name: asked.resolved[name] for name in ("data", "model", "training", "target", "space", "budget", "seed")}
-    fixed["data"] = {key: value for key, value in fixed["data"].items() if key != "root"}
+    fixed["data"] = {**fixed["data"], "root": None, "checksum": trials.splits.checksum}
+    # A machine with other cores may join; weights count by their content.
+    fixed["training"] = {key: value for key, value in fixed["training"].items() if key not in ("threads", "device")}
+    fixed["files"] = files_of(fixed["model"])
     settings = {key: asked.search[key] for key in ("objectives", "target", "lengths", "sampler", "first")}
     return open_study(
         asked.search["storage"],
@@ -297,11 +348,14 @@ def _first(asked: _Asked, space: Space) -> list[Point]:
 
     try:
         points = [space.complete(given) for given in asked.search["first"]]
-        if asked.search["sensitivity"] is not None:
-            record = read_sensitivity(asked.search["sensitivity"])
-            points += [space.seeded(record, drop) for drop in asked.search["sensitivity_drops"]]
     except ValueError as error:
         raise InputError(f"search.first: {error}") from error
+    if asked.search["sensitivity"] is not None:
+        try:
+            record = read_sensitivity(asked.search["sensitivity"])
+        except ValueError as error:
+            raise InputError(f"search.sensitivity: {error}") from error
+        points += [space.seeded(record, drop) for drop in asked.search["sensitivity_drops"]]
     return points
 
 
@@ -309,7 +363,7 @@ def _begin(study: optuna.Study, points: Sequence[Point]) -> None:
     """Queue the points to begin with, once."""
     if not study.user_attrs.get("begun"):
         for point in points:
-            study.enqueue_trial(point)
+            study.enqueue_trial(point, skip_if_exists=True)
         study.set_user_attr("begun", True)
 
 
@@ -348,36 +402,66 @@ def _work_together(
         environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, usable_cores() // workers))}
         with (asked.folder / "workers.log").open("a") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "src.search", "-m", *jobs], stdout=out, stderr=out, env=environment
+                [sys.executable, "-m", "src.search", "-m", *jobs],
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,
             )
-            while process.poll() is None:
-                time.sleep(0.5)
-                if len(finished(study)) > seen:
-                    seen = len(finished(study))
-                    tell()
+            try:
+                while process.poll() is None:
+                    time.sleep(0.5)
+                    if len(finished(study)) > seen:
+                        seen = len(finished(study))
+                        tell()
+            finally:
+                _end(process)
         if process.returncode:
             report.line(f"Workers failed (see {asked.folder / 'workers.log'}); this process goes on alone.")
-    trials.work(study, _claims(asked, study), tell)
+    while True:
+        trials.work(study, _claims(asked, study), tell)
+        if len(finished(study)) >= asked.search["trials"]:
+            return
+        time.sleep(1)  # another process has the last ones; if it dies they are taken up here
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End workers that still run, all processes of theirs; what they were at is taken up the next time."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _finalists(
-    asked: _Asked, study: optuna.Study, trials: Trials, report: Report
+    asked: _Asked, study: optuna.Study, trials: Trials, tracking: StudyTracking, report: Report
 ) -> tuple[int | None, dict[int, list[Row]], list[str]]:
     """Export the few best for every target and measure them on the test set; choose by validation data.
 
     Returns:
         The chosen trial, each finalist's rows, and what is to be said of those that miss the budget after all.
     """
+    from src.contracts import TrackingError
     from src.study import telling
     from src.study.judging import COLUMNS
 
     finalists: dict[int, list[Row]] = {}
     within: dict[int, dict[str, float]] = {}
     notes = []
-    for number in telling.best(study, trials.judge)[: asked.search["finalists"]]:
+    for number in telling.best(study, trials.judge):
+        if len(finalists) >= asked.search["finalists"] and within:
+            break
         chain = trials.space.overrides(telling.point(study, number), f"trial_{number}")
-        rows = _finish(asked, chain, f"trial_{number}", report.terminal)
-        finalists[number] = [row for row in rows if row.variant != "baseline"]
+        try:
+            rows = _finish(asked, chain, f"trial_{number}", report.terminal, tracked=tracking.failure is None)
+        except TrackingError as error:  # the store died meanwhile: the results are finished without it
+            tracking.failed(error)
+            rows = _finish(asked, chain, f"trial_{number}", report.terminal, tracked=False)
+        # A chain of no step is the baseline.
+        finalists[number] = [row for row in rows if row.variant != "baseline"] or rows
         counted = next(row for row in finalists[number] if row.target == trials.target)
         values = {name: float(getattr(counted, name)) for name in COLUMNS if getattr(counted, name) is not None}
         if trials.judge.keeps(values):
@@ -461,7 +545,7 @@ def _write(
         "tracking_error": None,
         "tracking_uri": asked.resolved["tracking"].get("uri"),
     }
-    rows = [*baseline, *(row for found in finalists.values() for row in found)]
+    rows = [*baseline, *(row for found in finalists.values() for row in found if row.variant != "baseline")]
     results.write_results(asked.folder, rows, header, None)
     results.write_search(
         asked.folder,
@@ -511,10 +595,14 @@ def _say(
         before = next(row for row in baseline if row.target == trials.target)
         drop = 100 * (before.accuracy - row.accuracy)
         allowed = judge.budget.accuracy_drop
-        over = allowed is not None and before.accuracy - row.accuracy > allowed
+        over = allowed is not None and round(before.accuracy - row.accuracy - allowed, 9) > 0
         lines.append(
             f"Chosen: trial {chosen}, {telling.spoken('accuracy', row.accuracy)} of the test set (drop {drop:.2f})"
-            + (f"; on the test set the budget of {100 * allowed:.2f} points is missed" if over and allowed else "")
+            + (
+                f"; on the test set the budget of {100 * allowed:.2f} points is missed"
+                if over and allowed is not None
+                else ""
+            )
         )
         lines += [f"  {asked.folder / f'trial_{chosen}' / each.artifact}" for each in finalists[chosen]]
         lines.append(f"Made again by: {_command(asked, study, trials, chosen)}")
@@ -528,7 +616,7 @@ def _say(
 
 def _register(
     asked: _Asked,
-    tracking: Any,
+    tracking: StudyTracking,
     study: optuna.Study,
     trials: Trials,
     baseline: Sequence[Row],

@@ -107,6 +107,27 @@ def test_a_hopeless_budget_is_refused_before_any_training(commands: Commands) ->
     assert not list(commands.artifacts.rglob("stage.json"))
 
 
+def test_a_chain_of_no_step_may_be_the_best_there_is(commands: Commands) -> None:
+    nothing = "search.first=[{prune:false,channels:false,cluster:false,quantize:false}]"
+    said = search(commands, nothing, "search.trials=1", "search.objectives=[accuracy_validation]")
+    assert said.code == 0, said.err
+    assert "Chosen: trial 0" in said.out
+    assert "trial_0/baseline.onnxruntime.onnx" in said.out
+
+
+def test_a_hopeless_budget_is_refused_where_the_hardest_chain_cannot_be_made_either(commands: Commands) -> None:
+    said = search(commands, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.9")
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith("The budget cannot be kept")
+
+
+def test_another_number_of_threads_is_the_same_search(commands: Commands) -> None:
+    assert search(commands, "search.trials=1").code == 0
+    said = search(commands, "search.trials=2", "training.threads=2")
+    assert said.code == 0, said.err
+    assert len(written(commands)["trials"]) == 2
+
+
 def test_where_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands) -> None:
     said = search(commands, "budget.accuracy_drop=-0.9")
     assert said.code == 4
@@ -136,6 +157,13 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(c
         (["search.trials=0"], "search.trials must be a whole number from 1, and is 0"),
         (["workers=0"], "workers must be a whole number from 1"),
         (["search.lengths=[0.5]"], "search.lengths must ascend to 1"),
+        (["search.lengths=0.5"], "search.lengths must be a list, and is 0.5"),
+        (["search.lengths=[a,1]"], "search.lengths must ascend to 1"),
+        (["search.first=[5]"], "search.first must be a list of points"),
+        (["search.first=[{prune.sparsity:much}]"], "search.first: prune.sparsity must be a number, and is 'much'"),
+        (["search.storage=null"], "search.storage must be a word, and is None"),
+        (["search.name=a/b"], "search.name must be of letters"),
+        (["space.prune=null"], "space.prune is None, which is no step"),
         (["search.target=board"], "search.target must be one of onnxruntime"),
         (["~space.channels", "~space.prune", "~space.cluster", "~space.quantize"], "space is empty"),
         (["search.first=[{prune.sparse:0.5}]"], "search.first: there is no dimension prune.sparse"),
@@ -186,9 +214,15 @@ def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(c
     assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 1, 8, 8)
     assert "| onnxruntime |" in client.get_model_version("digits-small_cnn", holder.version).description
 
+    interrupted = children["1"].info.run_id  # as if the command had died while it was written
+    client.update_run(interrupted, status="RUNNING")
     again = search(commands, "search.trials=4", tracking=f"tracking.uri={uri}")
     assert again.code == 0, again.err
     runs = client.search_runs([experiment.experiment_id])
+    assert interrupted not in [run.info.run_id for run in runs]
+    assert all(run.info.status == "FINISHED" for run in runs)
+    folders = [run.data.tags["folder"] for run in runs if "folder" in run.data.tags]
+    assert len(folders) == len(set(folders))  # what is found again goes on in its run
     assert sorted(run.data.tags["trial"] for run in runs if "trial" in run.data.tags) == ["0", "1", "2", "3"]
 
 

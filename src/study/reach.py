@@ -5,52 +5,71 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from src.contracts import DataSplits, InputError
 from src.data.batches import evaluation_batches, example_image
 from src.metrics.rows import measure_untested
 from src.plan import Plan
 from src.rehearsal import card, rehearse
-from src.study.judging import ACCURACY, LIMITS
+from src.study.judging import ACCURACY, LIMITS, Judge
 
-# Of untrained weights these are estimates, so that a budget is refused only where it is missed by more than this.
-ESTIMATED = {"size_gzip_bytes": 1.25, "latency_ms_p50": 1.25}
+# A budget is refused only where it is missed by more than this: untrained weights compress a little otherwise.
+ESTIMATED = {"size_gzip_bytes": 1.25}
+SOFTENED = 2.0  # the same where the hardest chain cannot be made, so that a milder one stands for it
 IMAGES = 50
 
 
-def reach(plan: Plan, splits: DataSplits, objectives: Sequence[str], budget: Mapping[str, Any]) -> str:
-    """Say what the hardest compressed model of a space measures.
+def least(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str, float]:
+    """Columns of a plan's file, made of untrained weights; accuracy aside.
 
     Args:
-        plan: Of the point whose settings all compress most, with one target.
+        plan: With one target.
         splits: The data.
-        objectives: Columns that are searched.
-        budget: ``budget`` of the config.
+        judge: Says whether latency counts.
 
     Raises:
-        InputError: The budget is smaller than that.
+        InputError: A step refuses.
     """
     (target,) = (part.value for part in plan.targets.values())
     few = splits.validation.select(slice(0, IMAGES))  # type: ignore[arg-type]
-    timed = budget["latency_ms"] is not None or any(column.startswith("latency") for column in objectives)
-    try:
-        lowered = rehearse(plan, splits)
-    except InputError as error:  # not each point of a space must be possible
-        return f"Every step at its hardest cannot be made together, so that the least is unknown: {error}"
+    lowered = rehearse(plan, splits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model.{target.ending}"
         parts = target.export(lowered.model, example_image(splits), path, card(splits, ""), lowered.weights)
         columns, _ = measure_untested(
-            target, parts, splits, lambda _: evaluation_batches(splits, few, batch_size=IMAGES), threads=1, timed=timed
+            target,
+            parts,
+            splits,
+            lambda _: evaluation_batches(splits, few, batch_size=IMAGES),
+            threads=1,
+            timed=judge.timed,
         )
-    limits = {column: budget[name] for name, column in LIMITS.items() if budget[name] is not None}
-    shown = [column for column in dict.fromkeys([*objectives, *limits]) if column != ACCURACY and column in columns]
-    said = ", ".join(f"{column} {'about ' if column in ESTIMATED else ''}{columns[column]:,.4g}" for column in shown)
+    return {name: value for name, value in columns.items() if value is not None and name != ACCURACY}
+
+
+def reach(found: Sequence[Mapping[str, float]], judge: Judge, *, softened: bool) -> str:
+    """Say the least of each column that counts.
+
+    Args:
+        found: Columns of the hardest chains that could be made.
+        judge: What counts.
+        softened: Whether a milder chain stands for one that could not be made.
+
+    Raises:
+        InputError: A limit of bytes lies beyond it. Latency refuses nothing: it does not fall with every step.
+    """
+    if not found:
+        return "None of the hardest chains can be made, so that the least is unknown"
+    columns = {name: min(each[name] for each in found if name in each) for name in found[0]}
+    limits = {column: getattr(judge.budget, name) for name, column in LIMITS.items()}
+    limits = {column: limit for column, limit in limits.items() if limit is not None}
+    shown = [column for column in dict.fromkeys([*judge.objectives, *limits]) if column in columns]
+    said = ", ".join(f"{column} about {columns[column]:,.4g}" for column in shown)
     for column, limit in limits.items():
-        if columns[column] > limit * ESTIMATED.get(column, 1.0):
+        spare = ESTIMATED.get(column, 1.0) * (SOFTENED if softened else 1.0)
+        if not column.startswith("latency") and columns[column] > limit * spare:
             raise InputError(
                 f"The budget cannot be kept: with every step at its hardest the space reaches {said}, and {column} may "
                 f"be at most {limit:,.4g}. Widen the space (space.STEP.choose.…) or the budget."
             )
-    return f"With every step at its hardest: {said}" if said else "Accuracy alone is searched"
+    return f"With every step at its hardest: {said}" if said else "What is searched is known of trained models only"

@@ -128,6 +128,11 @@ class Step:
     set: Mapping[str, Any] = field(default_factory=dict)
     choose: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("set", "choose"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must hold settings by their keys, and is {getattr(self, name)}")
+
 
 class Space:
     """All chains that a search may try.
@@ -138,6 +143,9 @@ class Space:
     """
 
     def __init__(self, steps: Mapping[str, Step], layers: Sequence[str]) -> None:
+        for name, step in steps.items():
+            if not isinstance(step, Step):
+                raise ValueError(f"space.{name} is {step!r}, which is no step; ~space.{name} leaves it out")
         if not any(step.optional or step.choose for step in steps.values()):
             raise ValueError("space is empty: there is nothing to choose")
         self.steps, self.layers = dict(steps), list(layers)
@@ -155,11 +163,18 @@ class Space:
                 point |= {key: dim.choose(chooser, key) for key, dim in self.dimensions[name].items()}
         return point
 
-    @property
-    def hardest(self) -> Point:
-        """Every step, each setting at the end that compresses most."""
-        point: Point = {name: True for name, step in self.steps.items() if step.optional}
-        return point | {key: dim.hardest for dims in self.dimensions.values() for key, dim in dims.items()}
+    def hardest(self, without: Sequence[str] = (), softened: float = 0.0) -> Point:
+        """Every step but optional ones of ``without``, each setting at the end that compresses most.
+
+        Args:
+            without: Steps that are left out.
+            softened: Share of each numeric range that settings stay away from that end, 0 … 1.
+        """
+        point: Point = {name: name not in without for name, step in self.steps.items() if step.optional}
+        for name, dims in self.dimensions.items():
+            if point.get(name, True):
+                point |= {key: _softer(dim, softened) for key, dim in dims.items()}
+        return point
 
     def complete(self, given: Mapping[str, Any]) -> Point:
         """A point with what is given; of the rest each step is there, each setting in the middle of its range.
@@ -175,7 +190,7 @@ class Space:
         point = {name: bool(given.get(name, True)) for name in names}
         for name, dims in self.dimensions.items():
             if point.get(name, True):
-                point |= {key: dim.within(given[key]) if key in given else _middle(dim) for key, dim in dims.items()}
+                point |= {key: _given(dim, key, given) if key in given else _middle(dim) for key, dim in dims.items()}
         return point
 
     def overrides(self, point: Mapping[str, Any], name: str) -> list[str]:
@@ -272,6 +287,20 @@ def _leaves(settings: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{at}{key}.")
         else:
             yield f"{at}{key}", value
+
+
+def _given(dimension: Dimension, key: str, given: Mapping[str, Any]) -> Any:
+    try:
+        return dimension.within(given[key])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key} must be a number, and is {given[key]!r}") from error
+
+
+def _softer(dimension: Dimension, softened: float) -> Any:
+    if softened and isinstance(dimension, (Number, Whole)):
+        mildest = dimension.low if dimension.hardest == dimension.high else dimension.high
+        return dimension.within(dimension.hardest + softened * (mildest - dimension.hardest))
+    return dimension.hardest
 
 
 def _middle(dimension: Dimension) -> Any:

@@ -154,6 +154,8 @@ def chain_of(point: Mapping[str, Any]) -> str:
 def nearest(study: optuna.Study, judge: Judge) -> str:
     """What no trial could keep, and the one that came nearest."""
     every = whole(study)
+    if best(study, judge):
+        return "Nothing keeps the budget when it is measured once more."
     if not every:
         reasons = list(dict.fromkeys(trial.user_attrs.get(REASON, "") for trial in finished(study)))
         return f"No trial came to its end: {'; '.join(filter(None, reasons)) or 'all were stopped early'}."

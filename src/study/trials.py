@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,10 @@ class Trials:
         while True:
             started = time.perf_counter()
             with claims.next() as trial:
-                if trial is None:
-                    return
-                self._run(study, trial, started)
+                if trial is not None:
+                    self._run(study, trial, started)
+            if trial is None:
+                return
             tell()
 
     def _run(self, study: optuna.Study, trial: Trial, started: float) -> None:
@@ -71,8 +73,11 @@ class Trials:
             trial.set_user_attr(POINT, point)
             values: Mapping[str, float] = {}
             accuracies: dict[float, float] = {}
+            whole = self.plan_of(point, trial.number, self.lengths[-1])
             for length in self.lengths:
                 plan = self.plan_of(point, trial.number, length)
+                if length != self.lengths[-1] and _steps(plan) == _steps(whole):
+                    continue  # nothing is trained longer later
                 begun = time.perf_counter()
                 values = self.measure(plan)
                 busy += time.perf_counter() - begun
@@ -86,9 +91,13 @@ class Trials:
             for name, violation in self.judge.violations(values).items():
                 trial.set_constraint(name, violation)
             objectives = [values[column] for column in self.judge.objectives]
+            if not all(map(math.isfinite, objectives)):
+                raise ValueError(f"{', '.join(self.judge.objectives)} came to {objectives}")
             trial.set_user_attr(BUSY, busy)
             trial.set_user_attr(SPENT, time.perf_counter() - started)
             study.tell(trial, objectives)
+        except OSError:  # a full disk is no property of the trial: it is taken up again
+            raise
         except Exception as error:  # a trial that fails is a result; the search goes on
             log.exception("trial %d failed", trial.number)
             fail(study, trial, f"{type(error).__name__}: {first_line(error)}")
@@ -120,6 +129,10 @@ def values_of(trial: FrozenTrial) -> dict[str, float]:
 def accuracies_of(trial: FrozenTrial) -> dict[float, float]:
     """A finished trial's accuracy on validation data at each length of fine-tuning."""
     return {float(length): accuracy for length, accuracy in trial.user_attrs[ACCURACIES].items()}
+
+
+def _steps(plan: Plan) -> list[Mapping[str, Any]]:
+    return [part.config for part in plan.steps.values()]
 
 
 def shortened(config: Mapping[str, Any], length: float) -> dict[str, Any]:

@@ -97,14 +97,16 @@ class MlflowTracker:
             self._client = MlflowClient(tracking_uri=self.uri)
             self._experiment = self._experiment_id(run.experiment)
             self._parent = self._parent_run(run)
-            name = f"{run.variant} {run.model} seed {run.seed}"
-            self._run = self._client.create_run(self._experiment, tags=self._tags(run), run_name=name).info.run_id
-            params = [Param(key, str(value)[:SHORT]) for key, value in _leaves(self.config)]
-            for start in range(0, len(params), 100):
-                self._client.log_batch(self._run, params=params[start : start + 100])
             used = [DatasetInput(_dataset(run.data), [InputTag("mlflow.data.context", "train, test")])]
-            self._client.log_inputs(self._run, used)
             self._dataset = (used[0].dataset.name, used[0].dataset.digest)
+            self._run = self._same_run(run)
+            if not self._run:
+                name = f"{run.variant} {run.model} seed {run.seed}"
+                self._run = self._client.create_run(self._experiment, tags=self._tags(run), run_name=name).info.run_id
+                params = [Param(key, str(value)[:SHORT]) for key, value in _leaves(self.config)]
+                for start in range(0, len(params), 100):
+                    self._client.log_batch(self._run, params=params[start : start + 100])
+                self._client.log_inputs(self._run, used)
             if self.system_metrics:
                 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -201,7 +203,7 @@ class MlflowTracker:
         if self.survey is None:
             return None
         noted = self.survey / PARENT
-        if noted.exists():
+        if noted.exists() and noted.read_text().splitlines()[1] == self.uri:
             return noted.read_text().splitlines()[0]
         tags = {
             "folder": str(self.survey),
@@ -213,6 +215,15 @@ class MlflowTracker:
         )
         noted.write_text(f"{parent.info.run_id}\n{self.uri}\n")
         return str(parent.info.run_id)
+
+    def _same_run(self, run: RunDescription) -> str:
+        """The run that wrote into the same folder before, of the same variant and parent: it goes on; else nothing."""
+        if self._parent is None:
+            return ""
+        asked = {"mlflow.parentRunId": self._parent, "folder": str(self.folder), "variant": run.variant}
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in asked.items())
+        found = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return str(found[0].info.run_id) if found else ""
 
     def _logged_before(self, row: Row) -> str | None:
         """The model of the very same file and measurement, as a survey's other members log the baseline's."""

@@ -29,7 +29,7 @@ def register(uri: str, name: str, row: Mapping[str, Any], about: Mapping[str, An
         card: What it was made from and its numbers, Markdown.
 
     Returns:
-        The version; the one that was made before of the very same measurement, where there is one.
+        The version; the one that was made before of the same measurement for the same question, where there is one.
 
     Raises:
         TrackingError: The store or its registry refuses.
@@ -41,7 +41,8 @@ def register(uri: str, name: str, row: Mapping[str, Any], about: Mapping[str, An
         if not client.search_registered_models(filter_string=f"name = '{name}'"):
             client.create_registered_model(name)
         for version in client.search_model_versions(f"name = '{name}'"):
-            if version.tags.get("sha256") == row["sha256"] and version.tags.get("measured_at") == row["measured_at"]:
+            told = {**about, "sha256": row["sha256"], "measured_at": row["measured_at"]}
+            if all(version.tags.get(key) == told[key] for key in ("sha256", "measured_at", "objective", "budget")):
                 return str(version.version)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         wanted = " and ".join(f"params.{key} = '{row[key]}'" for key in ("variant", "sha256", "measured_at"))
@@ -126,11 +127,10 @@ def model_card(name: str, rows: list[dict[str, Any]], about: Mapping[str, Any]) 
 
     Args:
         name: Of the registered model.
-        rows: Of the model's files, one a target, and of the baseline's.
+        rows: Of the model's files, one a target, then of the baseline's.
         about: ``command``, ``point``, ``budget``, ``git_commit``.
     """
-    own = [row for row in rows if row["variant"] != "baseline"]
-    first = own[0]
+    first = rows[0]
     lines = [
         f"# {name}: {first['variant']}",
         "",

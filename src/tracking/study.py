@@ -45,7 +45,7 @@ class StudyTracking:
                         self._log(record)
                         logged.add(record.number)
         except TrackingError as error:
-            self._failed(error)
+            self.failed(error)
 
     def finish(self, status: str, numbers: Mapping[str, float]) -> None:
         """Log the search's files and figures, and close its run as FINISHED, FAILED or KILLED."""
@@ -61,7 +61,7 @@ class StudyTracking:
                     self._client.log_metric(self._parent, key, value)
                 self._client.set_terminated(self._parent, status)
         except TrackingError as error:
-            self._failed(error)
+            self.failed(error)
 
     def register(
         self, name: str, rows: list[dict[str, Any]], row: dict[str, Any], about: Mapping[str, Any]
@@ -85,11 +85,12 @@ class StudyTracking:
             version = registry.register(self.uri, name, row, about, card)
             moved = [registry.promote(self.uri, name, version, alias)[1] for alias in registry.RULES]
         except TrackingError as error:
-            self._failed(error)
+            self.failed(error)
             return []
         return [f"Registered: {name} version {version}. {'; '.join(moved)}."]
 
-    def _failed(self, error: TrackingError) -> None:
+    def failed(self, error: TrackingError) -> None:
+        """Keep the reason and track no more."""
         self.failure = str(error)
         log.error("tracking failed: %s", error)
 
@@ -125,7 +126,11 @@ class StudyTracking:
             while True:
                 asked = f"tags.`mlflow.parentRunId` = '{self._parent}'"
                 runs = self._client.search_runs([self._experiment], asked, max_results=1000, page_token=page)
-                self._logged |= {int(run.data.tags["trial"]) for run in runs if "trial" in run.data.tags}
+                for run in runs:
+                    if "trial" in run.data.tags and run.info.status == "RUNNING":  # cut off while it was written
+                        self._client.delete_run(run.info.run_id)
+                    elif "trial" in run.data.tags:
+                        self._logged.add(int(run.data.tags["trial"]))
                 page = runs.token
                 if not page:
                     break

@@ -107,7 +107,7 @@ def fit(
         raise KeyboardInterrupt from stop
     finally:
         progress.stop()
-    if course.epochs and not all(torch.isfinite(p).all() for p in model.parameters()):
+    if course.epochs and not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
         checkpoint.unlink()
         raise InputError(
             f"training diverged: weights became NaN or infinite by epoch {len(course.epochs)}; lower the learning rate"

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from src.contracts import InputError
 from src.results import Budget
 from src.study.judging import Judge, Stopping
+from src.study.reach import reach
 
 
 def values(accuracy: float, size: float, latency: float = 1.0) -> dict[str, float]:
@@ -77,3 +79,13 @@ def test_objectives_that_no_file_has_are_refused() -> None:
         judge("size_byte")
     with pytest.raises(ValueError, match="objectives is empty"):
         Judge((), Budget(None, None, None, None), 0.9)
+
+
+def test_latency_refuses_no_space_and_bytes_do() -> None:
+    asked = judge("size_gzip_bytes", size=100, latency=0.1)
+    found = [{"size_gzip_bytes": 120.0, "latency_ms_p50": 5.0}, {"size_gzip_bytes": 300.0, "latency_ms_p50": 2.0}]
+    said = reach(found, asked, softened=False)
+    assert said == "With every step at its hardest: size_gzip_bytes about 120, latency_ms_p50 about 2"
+    with pytest.raises(InputError, match="The budget cannot be kept"):
+        reach(found[1:], asked, softened=False)
+    assert reach([{"size_gzip_bytes": 180.0}], asked, softened=True)

@@ -44,14 +44,14 @@ def test_a_step_that_is_left_out_chooses_nothing() -> None:
 def test_steps_come_in_the_order_of_the_space_and_layers_as_one_setting() -> None:
     each = EachLayer(of=CLUSTERS, curve="clusters")
     made = space(prune=prune(), cluster=Step(method="cluster", optional=True, choose={"clusters": each}))
-    assert made.hardest == {
+    assert made.hardest() == {
         "prune": True,
         "cluster": True,
         "prune.sparsity": 0.9,
         "cluster.clusters:conv.weight": 4,
         "cluster.clusters:fc.weight": 4,
     }
-    assert made.overrides(made.hardest, "t")[2:] == [
+    assert made.overrides(made.hardest(), "t")[2:] == [
         "+method@method.steps.prune=prune_magnitude",
         "++method.steps.prune.sparsity=0.9",
         "+method@method.steps.cluster=cluster",
@@ -130,9 +130,9 @@ def test_every_space_makes_chains_of_its_method(name: str) -> None:
     plan = build_plan(*composed([*TINY, "model=lenet5"]))
     layers = weight_names(build_model(plan.model.value, plan.data.value.load(), 0))
     made = Space({"it": instantiate(config, _convert_="all")}, layers)
-    made_plan = build_plan(*composed([*TINY, "model=lenet5", *made.overrides(made.hardest, "t")]))
+    made_plan = build_plan(*composed([*TINY, "model=lenet5", *made.overrides(made.hardest(), "t")]))
     assert list(made_plan.steps) == ["it"]
-    for key, value in made.hardest.items():
+    for key, value in made.hardest().items():
         if key == "it":
             continue
         setting, _, layer = key.removeprefix("it.").partition(":")
