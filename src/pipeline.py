@@ -215,7 +215,8 @@ def search() -> int:
         **({"data.root": config["data"]["root"]} if "root" in config["data"] else {}),
     }
     given = [*composed["overrides"], *(f"{key}={value}" for key, value in places.items())]
-    return subprocess.run([sys.executable, "-m", "src.search", *given]).returncode
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # set by this command
+    return subprocess.run([sys.executable, "-m", "src.search", *given], env=environment).returncode
 
 
 def tabulate() -> int:

@@ -22,6 +22,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # what a training of another test left on
     monkeypatch.delenv("DNNC_DATA", raising=False)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a command that a test calls sets it
     monkeypatch.setattr("src.metrics.rows.latency", partial(latency, seconds=0.05, least_runs=5))
 
 
