@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ class Commands:
         except SystemExit as stop:  # argparse
             code = int(stop.code or 0)
         out, err = self.capture.readouterr()
-        return Said(code, out, err)
+        # What torch logs goes past the file descriptors that the command turns, since pytest replaced sys.stderr.
+        return Said(code, out, re.sub(r"^W\d{4} .*\n", "", err, flags=re.MULTILINE))
 
     def run(self, *overrides: str, tracking: str = "tracking=off") -> tuple[Said, Path]:
         """``src.run`` with a fresh output folder, which is returned."""
