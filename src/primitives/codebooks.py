@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22
+CHUNK = 1 << 18  # weights that fit a processor's cache, with their labels
 BINS = 1 << 16
 
 
@@ -39,24 +39,19 @@ def in_order(weights: Tensor, clusters: int) -> Points:
         weights: ``[n]``, float32, n >= 1, finite.
         clusters: Wanted of them.
     """
-    if weights.numel() > 4 * BINS and _can_be_binned(weights):
-        points = _binned(weights)
+    low, high = (float(bound) for bound in weights.aminmax())
+    limits = torch.finfo(weights.dtype)
+    # float32 must tell where a weight lies in the range: a bin's width and the whole range are normal numbers.
+    if weights.numel() > 4 * BINS and limits.tiny * BINS < high - low < limits.max:
+        points = _binned(weights, low, high)
         if points.counts.max() * clusters * 64 <= weights.numel():
             return points
     values, counts = np.unique(weights.numpy(), return_counts=True)
     return Points(values.astype(np.float64), counts.astype(np.float64))
 
 
-def _can_be_binned(weights: Tensor) -> bool:
-    """Whether float32 can tell where a weight lies in its range: a bin's width and the whole range are normal."""
-    low, high = (float(bound) for bound in weights.aminmax())
-    limits = torch.finfo(weights.dtype)
-    return limits.tiny * BINS < high - low < limits.max
-
-
-def _binned(weights: Tensor) -> Points:
-    """The mean and the number of the weights in each of ``BINS`` bins of one width; not all weights are equal."""
-    low, high = (float(bound) for bound in weights.aminmax())
+def _binned(weights: Tensor, low: float, high: float) -> Points:
+    """The mean and the number of the weights in each of ``BINS`` bins of one width from ``low`` to ``high``."""
     counts, sums = np.zeros(BINS), np.zeros(BINS)
     for start in range(0, weights.numel(), CHUNK):
         some = weights[start : start + CHUNK]
@@ -241,12 +236,12 @@ def fit_codebook(weights: Tensor, clusters: int, start: Start, *, iterations: in
 
 def share(weights: Tensor, codebook: Tensor) -> Tensor:
     """Replace each weight by the nearest of ``codebook`` (``[k]``, ascending); the lower of two equally near."""
-    middles = (codebook[1:].double() + codebook[:-1].double()) / 2
+    middles = ((codebook[1:].double() + codebook[:-1].double()) / 2).float()
     flat = weights.detach().flatten()
     shared = torch.empty_like(flat)
     for start in range(0, flat.numel(), CHUNK):  # labels of all weights at once would be twice their size
-        some = flat[start : start + CHUNK]
-        shared[start : start + CHUNK] = codebook[torch.bucketize(some, middles.float())]
+        labels = torch.bucketize(flat[start : start + CHUNK], middles, out_int32=True)
+        torch.index_select(codebook, 0, labels, out=shared[start : start + CHUNK])
     return shared.view_as(weights)
 
 
