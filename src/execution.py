@@ -49,7 +49,7 @@ def execute(
     report: Report,
     command: str,
     overrides: Sequence[str],
-    survey: Path | None = None,
+    parent: Path | None = None,
     refresh_before: float | None = None,
 ) -> Executed:
     """Build the plan, run it, write ``results.json`` and ``metrics.json``, track it.
@@ -61,7 +61,7 @@ def execute(
         report: Tells a person.
         command: That makes the run again.
         overrides: What was asked of Hydra.
-        survey: The survey's folder where the run is a member of one.
+        parent: The folder of the survey or search that the run is a member of.
         refresh_before: Stages older than this (seconds since 1970) are made anew; None refreshes none.
 
     Raises:
@@ -70,25 +70,18 @@ def execute(
     """
     plan = build_plan(resolved, dict(chosen))
     budget = build(resolved, "budget", results.Budget)
-    tracker = Guard(build_tracker(resolved, command, folder, survey))
+    tracker = Guard(build_tracker(resolved, command, folder, parent))
     store = StageStore(Path(resolved["artifacts"]), refresh_before)
     status = "FAILED"
     try:
         rows = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder).run()
         misses = budget.misses(rows)
         header = {
-            "identity": rows[-1].identity,
-            "experiment": plan.name,
-            "seed": plan.seed,
-            "git_commit": git_commit(),
-            "command": command,
-            "overrides": list(overrides),
+            **header_of(plan, rows[-1].identity, resolved, command=command, overrides=overrides),
             "budget_missed": misses,
-            "tracking_error": None,
-            "tracking_uri": resolved["tracking"].get("uri"),
             "tracking_run": tracker.run_id,
         }
-        results.write_results(folder, rows, header, survey)
+        results.write_results(folder, rows, header)
         tracker.rows(rows, folder)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -97,5 +90,22 @@ def execute(
     finally:
         tracker.finish(status)
     if tracker.failure is not None:
-        results.write_results(folder, rows, {**header, "tracking_error": tracker.failure}, survey)
+        results.write_results(folder, rows, {**header, "tracking_error": tracker.failure})
     return Executed(plan, rows, misses, tracker.failure)
+
+
+def header_of(
+    plan: Plan, identity: str, resolved: Mapping[str, Any], *, command: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """What ``results.json`` says beside its rows; no budget missed and nothing wrong with tracking, as yet."""
+    return {
+        "identity": identity,
+        "experiment": plan.name,
+        "seed": plan.seed,
+        "git_commit": git_commit(),
+        "command": command,
+        "overrides": list(overrides),
+        "budget_missed": [],
+        "tracking_error": None,
+        "tracking_uri": resolved["tracking"].get("uri"),
+    }

@@ -67,8 +67,8 @@ class Budget:
         return lines
 
 
-def write_results(folder: Path, rows: Sequence[Row], header: Mapping[str, Any], survey: Path | None) -> None:
-    """Write ``results.json``, ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs) and the survey's file."""
+def write_results(folder: Path, rows: Sequence[Row], header: Mapping[str, Any]) -> None:
+    """Write ``results.json`` and ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs)."""
     (folder / FAILURE).unlink(missing_ok=True)
     _write(folder / RESULTS, {**header, "rows": [asdict(row) for row in rows]})
     metrics: dict[str, dict[str, dict[str, float]]] = {}
@@ -80,8 +80,6 @@ def write_results(folder: Path, rows: Sequence[Row], header: Mapping[str, Any], 
         }
         metrics.setdefault(row.variant, {})[row.target] = numbers
     _write(folder / METRICS, metrics)
-    if survey is not None:
-        write_survey(survey)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
     refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
     with only_ours(folder / "run.log", verbose=resolved["verbose"]) as terminal:
         from src import results
-        from src.console import Report
+        from src.console import Report, shown
         from src.execution import execute
 
         report = Report(terminal, prefix)
@@ -121,12 +121,14 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
             report=report,
             command=again,
             overrides=overrides,
-            survey=survey,
+            parent=survey,
             refresh_before=refresh_before,
         )
         if done.tracking_failure is not None:
-            report.line(f"{done.tracking_failure}. The results are complete in {_shown(folder)}.")
-        if survey is None:
+            report.line(f"{done.tracking_failure}. The results are complete in {shown(folder)}.")
+        if survey is not None:
+            results.write_survey(survey)
+        else:
             written = _written(folder, "", resolved["tracking"].get("uri"))
             _show(report.line, results.rows_of(folder), done.misses, written)
     return done.code
@@ -163,7 +165,7 @@ def _finish_tracking(folder: Path, status: str) -> str | None:
     if not (folder / PARENT).exists():
         return None
     from src import results
-    from src.console import only_ours
+    from src.console import only_ours, shown
     from src.contracts import TrackingError
     from src.tracking.mlflow import finish_survey
 
@@ -172,7 +174,7 @@ def _finish_tracking(folder: Path, status: str) -> str | None:
         with only_ours(folder / "survey.log", verbose=False):
             finish_survey(folder, status)
     except TrackingError as error:
-        return f"{error}. The results are complete in {_shown(folder)}."
+        return f"{error}. The results are complete in {shown(folder)}."
     return None
 
 
@@ -191,16 +193,14 @@ def _discard(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _shown(folder: Path) -> str:
-    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
-
-
 def _written(folder: Path, what: str, uri: str | None) -> str:
     """Where the results are, and how to compare them with others."""
+    from src.console import shown
+
     if uri is None:
-        return f"Written: {_shown(folder)}{what}"
+        return f"Written: {shown(folder)}{what}"
     page = uri if uri.startswith("http") else f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}"
-    return f"Written: {_shown(folder)}{what}    Compare: {page.removeprefix(f'{Path.cwd()}/')}"
+    return f"Written: {shown(folder)}{what}    Compare: {page.removeprefix(f'{Path.cwd()}/')}"
 
 
 if __name__ == "__main__":

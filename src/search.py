@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from src.plan import Plan
     from src.study.claims import Claims
     from src.study.judging import Judge
+    from src.study.outcome import Outcome
     from src.study.space import Point, Space
     from src.study.trials import Trials
     from src.tracking.study import StudyTracking
@@ -173,12 +171,17 @@ def _search(asked: _Asked) -> int:
     with only_ours(asked.folder / "run.log", verbose=asked.resolved["verbose"]) as terminal:
         from src.study import telling
         from src.study.claims import finished
+        from src.study.reach import promise
         from src.tracking.study import StudyTracking
 
         report = Report(terminal, "")
         trials, plan = _prepare(asked)
         points = _first(asked, trials.space)
-        _promise(asked, trials, plan, report)
+        report.line(
+            f"{plan.name}: {plan.model_name} on {trials.splits.name}, {asked.search['trials']} trials for "
+            f"{' and '.join(asked.search['objectives'])} on {trials.target}"
+        )
+        report.line(promise(trials.space, lambda point: trials.plan_of(point, 0, 1.0), trials.splits, trials.judge))
         study = _study(asked, trials)
         baseline = _finish(asked, ["method=baseline"], "baseline", terminal)
         trials = replace(trials, judge=_judge(asked, trials, baseline))
@@ -194,22 +197,22 @@ def _search(asked: _Asked) -> int:
         status = "FAILED"
         try:
             _work_together(asked, study, trials, tell, report)
-            chosen, finalists, notes = _finalists(asked, study, trials, tracking, report)
-            _write(asked, study, trials, plan, baseline, chosen, finalists)
+            outcome = _finalists(asked, study, trials, baseline, tracking, report)
+            _write(asked, plan, outcome)
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             tracking.finish(status, telling.figures(study))
-        _say(asked, study, trials, baseline, chosen, finalists, notes, report)
-        if chosen is not None:
-            _register(asked, tracking, study, trials, baseline, chosen, finalists[chosen], report)
+        said = [*outcome.lines(), *(_registered(asked, tracking, outcome) if outcome.chosen is not None else [])]
         if tracking.failure is not None:
-            report.line(f"{tracking.failure}. The results are complete in {asked.folder}.")
+            said.append(f"{tracking.failure}. The results are complete in {asked.folder}.")
+        for line in said:
+            report.line(line)
     if tracking.failure is not None:
         return TRACKING_FAILED
-    return DONE if chosen is not None else BUDGET_MISSED
+    return DONE if outcome.chosen is not None else BUDGET_MISSED
 
 
 def _work(asked: _Asked) -> None:
@@ -285,38 +288,6 @@ def _composed(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
     return composed(overrides, "search")
 
 
-def _promise(asked: _Asked, trials: Trials, plan: Plan, report: Report) -> None:
-    """Say what is searched and how small it can get; refuse a budget that is out of reach."""
-    from src.contracts import InputError
-    from src.study.reach import least, reach
-
-    objectives, space = asked.search["objectives"], trials.space
-    report.line(
-        f"{plan.name}: {plan.model_name} on {trials.splits.name}, {asked.search['trials']} trials for "
-        f"{' and '.join(objectives)} on {trials.target}"
-    )
-    optional = [name for name, step in space.steps.items() if step.optional]
-    found: list[dict[str, float]] = []
-    softened = False
-    # A step may cost more than it saves in a small network, so where all together miss, all but one are asked, too.
-    for without in [[], *([name] for name in optional), optional]:
-        for soft in (0.0, 0.25, 0.5, 0.75):
-            try:
-                found.append(least(trials.plan_of(space.hardest(without, soft), 0, 1.0), trials.splits, trials.judge))
-            except InputError:  # not each point of a space can be made
-                continue
-            softened |= soft > 0
-            break
-        try:
-            said = reach(found, trials.judge, softened=softened)
-        except InputError:
-            if without == optional:
-                raise
-        else:
-            report.line(said)
-            return
-
-
 def _judge(asked: _Asked, trials: Trials, baseline: Sequence[Row]) -> Judge:
     accuracy = next(row.accuracy_validation for row in baseline if row.target == trials.target)
     return replace(trials.judge, baseline=accuracy)
@@ -387,37 +358,30 @@ def _claims(asked: _Asked, study: optuna.Study) -> Claims:
 def _work_together(
     asked: _Asked, study: optuna.Study, trials: Trials, tell: Callable[[], None], report: Report
 ) -> None:
-    """Let the workers work, as jobs of Hydra's launcher, then do what they left."""
+    """Let the workers work, then do what they left; return when every trial is finished, whoever had it."""
     from src.study.claims import finished
-    from src.training.recipe import usable_cores
+    from src.study.workers import run_workers
 
-    workers, seen = asked.resolved["workers"], len(finished(study))
-    if workers > 1 and seen < asked.search["trials"]:
-        launcher = asked.choices.get("hydra/launcher", "basic")
-        launch = [f"hydra/launcher={launcher if launcher != 'basic' else 'joblib'}"]
-        launch += [f"hydra.launcher.n_jobs={workers}"] if launcher in ("basic", "joblib") else []
-        own = [given for given in sys.argv[1:] if not given.startswith(("hydra/launcher=", "training.threads="))]
-        threads = asked.resolved["training"]["threads"]
-        jobs = [*own, f"training.threads={threads}", f"worker={','.join(map(str, range(workers)))}", *launch]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, usable_cores() // workers))}
-        with (asked.folder / "workers.log").open("a") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "src.search", "-m", *jobs],
-                stdout=out,
-                stderr=out,
-                env=environment,
-                start_new_session=True,
-            )
-            try:
-                while process.poll() is None:
-                    time.sleep(0.5)
-                    if len(finished(study)) > seen:
-                        seen = len(finished(study))
-                        tell()
-            finally:
-                _end(process)
-        if process.returncode:
-            report.line(f"Workers failed (see {asked.folder / 'workers.log'}); this process goes on alone.")
+    seen = len(finished(study))
+
+    def watch() -> None:
+        nonlocal seen
+        if len(finished(study)) > seen:
+            seen = len(finished(study))
+            tell()
+
+    if asked.resolved["workers"] > 1 and seen < asked.search["trials"]:
+        log = asked.folder / "workers.log"
+        well = run_workers(
+            sys.argv[1:],
+            workers=asked.resolved["workers"],
+            launcher=asked.choices.get("hydra/launcher", "basic"),
+            threads=asked.resolved["training"]["threads"],
+            log=log,
+            watch=watch,
+        )
+        if not well:
+            report.line(f"Workers failed (see {log}); this process goes on alone.")
     while True:
         trials.work(study, _claims(asked, study), tell)
         if len(finished(study)) >= asked.search["trials"]:
@@ -425,29 +389,21 @@ def _work_together(
         time.sleep(1)  # another process has the last ones; if it dies they are taken up here
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End workers that still run, all processes of theirs; what they were at is taken up the next time."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def _finalists(
-    asked: _Asked, study: optuna.Study, trials: Trials, tracking: StudyTracking, report: Report
-) -> tuple[int | None, dict[int, list[Row]], list[str]]:
-    """Export the few best for every target and measure them on the test set; choose by validation data.
-
-    Returns:
-        The chosen trial, each finalist's rows, and what is to be said of those that miss the budget after all.
-    """
+    asked: _Asked,
+    study: optuna.Study,
+    trials: Trials,
+    baseline: Sequence[Row],
+    tracking: StudyTracking,
+    report: Report,
+) -> Outcome:
+    """Export the few best for every target and measure them on the test set; choose by validation data."""
     from src.contracts import TrackingError
     from src.study import telling
     from src.study.judging import COLUMNS
+    from src.study.outcome import Outcome
 
+    commands: dict[int, str] = {}
     finalists: dict[int, list[Row]] = {}
     within: dict[int, dict[str, float]] = {}
     notes = []
@@ -460,6 +416,7 @@ def _finalists(
         except TrackingError as error:  # the store died meanwhile: the results are finished without it
             tracking.failed(error)
             rows = _finish(asked, chain, f"trial_{number}", report.terminal, tracked=False)
+        commands[number] = _again(asked, chain)
         # A chain of no step is the baseline.
         finalists[number] = [row for row in rows if row.variant != "baseline"] or rows
         counted = next(row for row in finalists[number] if row.target == trials.target)
@@ -469,7 +426,7 @@ def _finalists(
         else:
             notes.append(f"Trial {number}, measured once more, misses the budget: {trials.judge.missed(values)}.")
     chosen = min(within, key=lambda number: trials.judge.order(within[number]), default=None)
-    return chosen, finalists, notes
+    return Outcome(study, trials.judge, trials.target, asked.folder, baseline, finalists, chosen, notes, commands)
 
 
 def _finish(
@@ -491,7 +448,7 @@ def _finish(
         report=Report(terminal, ""),
         command=_again(asked, overrides),
         overrides=[*_own(asked), *overrides],
-        survey=asked.folder.absolute(),
+        parent=asked.folder.absolute(),
     )
     return list(done.rows)
 
@@ -509,142 +466,31 @@ def _again(asked: _Asked, overrides: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "src.run", *_own(asked), *overrides])
 
 
-def _command(asked: _Asked, study: optuna.Study, trials: Trials, number: int) -> str:
-    from src.study import telling
-
-    return _again(asked, trials.space.overrides(telling.point(study, number), f"trial_{number}"))
-
-
-def _write(
-    asked: _Asked,
-    study: optuna.Study,
-    trials: Trials,
-    plan: Plan,
-    baseline: Sequence[Row],
-    chosen: int | None,
-    finalists: Mapping[int, Sequence[Row]],
-) -> None:
-    """``results.json`` and ``metrics.json`` of the finalists, ``search.json`` of all trials, ``front.png``."""
+def _write(asked: _Asked, plan: Plan, outcome: Outcome) -> None:
+    """The whole config, ``results.json`` and ``metrics.json`` of the finalists, and what the outcome writes."""
     from omegaconf import OmegaConf
 
     from src import results
+    from src.execution import header_of
     from src.study import telling
-    from src.study.claims import finished
-    from src.tracking.provenance import git_commit
 
     (asked.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(asked.resolved)))
-    front = trials.judge.front(telling.whole(study))
-    header = {
-        "identity": finalists[chosen][0].identity if chosen is not None else baseline[0].identity,
-        "experiment": plan.name,
-        "seed": plan.seed,
-        "git_commit": git_commit(),
-        "command": asked.command,
-        "overrides": asked.overrides,
-        "budget_missed": [] if chosen is not None else [telling.nearest(study, trials.judge)],
-        "tracking_error": None,
-        "tracking_uri": asked.resolved["tracking"].get("uri"),
-    }
-    rows = [*baseline, *(row for found in finalists.values() for row in found if row.variant != "baseline")]
-    results.write_results(asked.folder, rows, header, None)
-    results.write_search(
-        asked.folder,
-        {
-            "name": asked.search["name"],
-            "target": trials.target,
-            "objectives": list(trials.judge.objectives),
-            "budget": asked.resolved["budget"],
-            "baseline_accuracy_validation": trials.judge.baseline,
-            "chosen": chosen,
-            "commands": {str(number): _command(asked, study, trials, number) for number in finalists},
-            "front": front,
-            "trials": [telling.described(trial, trials.judge) for trial in finished(study)],
-            **telling.figures(study),
-        },
-    )
-    telling.draw(study, trials.judge, front, chosen, asked.folder / "front.png")
+    header = header_of(plan, outcome.identity, asked.resolved, command=asked.command, overrides=asked.overrides)
+    if outcome.chosen is None:
+        header["budget_missed"] = [telling.nearest(outcome.study, outcome.judge)]
+    results.write_results(asked.folder, outcome.rows, header)
+    outcome.write(asked.resolved["budget"])
 
 
-def _say(
-    asked: _Asked,
-    study: optuna.Study,
-    trials: Trials,
-    baseline: Sequence[Row],
-    chosen: int | None,
-    finalists: Mapping[int, Sequence[Row]],
-    notes: Sequence[str],
-    report: Report,
-) -> None:
-    """The front, the finalists' rows, the chosen model's files and the command that makes it again."""
-    from src import results
-    from src.console import remarks, table
-    from src.study import telling
-    from src.study.claims import REASON, finished
-
-    judge, rows = trials.judge, results.rows_of(asked.folder)
-    front = judge.front(telling.whole(study))
-    lines = ["", f"The front ({len(front)} of {len(finished(study))} trials):"]
-    lines += telling.front_table(study, judge, front)
-    lines += ["", *table(rows), "", *remarks(rows), *notes]
-    failed = [trial for trial in finished(study) if REASON in trial.user_attrs]
-    lines += [f"Failed: trial {trial.number}: {trial.user_attrs[REASON]}" for trial in failed]
-    if chosen is None:
-        lines.append(telling.nearest(study, judge))
-    else:
-        row = next(row for row in finalists[chosen] if row.target == trials.target)
-        before = next(row for row in baseline if row.target == trials.target)
-        drop = 100 * (before.accuracy - row.accuracy)
-        allowed = judge.budget.accuracy_drop
-        over = allowed is not None and round(before.accuracy - row.accuracy - allowed, 9) > 0
-        lines.append(
-            f"Chosen: trial {chosen}, {telling.spoken('accuracy', row.accuracy)} of the test set (drop {drop:.2f})"
-            + (
-                f"; on the test set the budget of {100 * allowed:.2f} points is missed"
-                if over and allowed is not None
-                else ""
-            )
-        )
-        lines += [f"  {asked.folder / f'trial_{chosen}' / each.artifact}" for each in finalists[chosen]]
-        lines.append(f"Made again by: {_command(asked, study, trials, chosen)}")
-    share = telling.figures(study)["overhead_share"]
-    lines.append(
-        f"Written: {asked.folder} (search.json, front.png)    {100 * share:.1f} % of the time went to the search"
-    )
-    for line in lines:
-        report.line(line)
-
-
-def _register(
-    asked: _Asked,
-    tracking: StudyTracking,
-    study: optuna.Study,
-    trials: Trials,
-    baseline: Sequence[Row],
-    chosen: int,
-    rows: Sequence[Row],
-    report: Report,
-) -> None:
-    """Put the chosen model into the registry, and move the aliases for which it is better."""
-    import json
+def _registered(asked: _Asked, tracking: StudyTracking, outcome: Outcome) -> list[str]:
+    """Put the chosen model into the registry, and move the aliases for which it is better; say what became of it."""
     from dataclasses import asdict
 
-    from src.study import telling
-    from src.tracking.provenance import git_commit
-
-    row = next(row for row in rows if row.target == trials.target)
-    budget = {name: limit for name, limit in asked.resolved["budget"].items() if limit is not None}
-    about = {
-        "objective": trials.judge.objectives[0],
-        "budget": json.dumps(budget),
-        "within_budget": "true",
-        "command": _command(asked, study, trials, chosen),
-        "git_commit": git_commit(),
-        "point": json.dumps(telling.point(study, chosen)),
-    }
-    for line in tracking.register(
-        f"{row.data}-{row.model}", [asdict(each) for each in (*rows, *baseline)], asdict(row), about
-    ):
-        report.line(line)
+    limits = {name: limit for name, limit in asked.resolved["budget"].items() if limit is not None}
+    row, about = outcome.registration(limits)
+    assert outcome.chosen is not None
+    files = [asdict(each) for each in (*outcome.finalists[outcome.chosen], *outcome.baseline)]
+    return tracking.register(f"{row.data}-{row.model}", files, asdict(row), about)
 
 
 if __name__ == "__main__":

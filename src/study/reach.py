@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from src.contracts import DataSplits, InputError
@@ -12,11 +12,41 @@ from src.metrics.rows import measure_untested
 from src.plan import Plan
 from src.rehearsal import card, rehearse
 from src.study.judging import ACCURACY, LIMITS, Judge
+from src.study.space import Point, Space
 
 # A budget is refused only where it is missed by more than this: untrained weights compress a little otherwise.
 ESTIMATED = {"size_gzip_bytes": 1.25}
 SOFTENED = 2.0  # the same where the hardest chain cannot be made, so that a milder one stands for it
+SOFTER = (0.0, 0.25, 0.5, 0.75)  # shares of the range away from the hardest end, tried in this order
 IMAGES = 50
+
+
+def promise(space: Space, plan_of: Callable[[Point], Plan], splits: DataSplits, judge: Judge) -> str:
+    """Say how small the models of a space can get.
+
+    A step may cost more than it saves in a small network: where the chain of all steps misses the budget, chains
+    without one of them are asked, too, and the baseline. Where a chain cannot be made, a milder one stands for it.
+
+    Raises:
+        InputError: A limit of bytes lies beyond all of them.
+    """
+    optional = [name for name, step in space.steps.items() if step.optional]
+    found: list[dict[str, float]] = []
+    softened = False
+    for without in [[], *([name] for name in optional), optional]:
+        for soft in SOFTER:
+            try:
+                found.append(least(plan_of(space.hardest(without, soft)), splits, judge))
+            except InputError:  # not each point of a space can be made
+                continue
+            softened |= soft > 0
+            break
+        try:
+            return reach(found, judge, softened=softened)
+        except InputError:
+            if without == optional:
+                raise
+    return reach(found, judge, softened=softened)
 
 
 def least(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str, float]:

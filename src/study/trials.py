@@ -75,8 +75,9 @@ class Trials:
             accuracies: dict[float, float] = {}
             whole = self.plan_of(point, trial.number, self.lengths[-1])
             for length in self.lengths:
-                plan = self.plan_of(point, trial.number, length)
-                if length != self.lengths[-1] and _steps(plan) == _steps(whole):
+                last = length == self.lengths[-1]
+                plan = whole if last else self.plan_of(point, trial.number, length)
+                if not last and _steps(plan) == _steps(whole):
                     continue  # nothing is trained longer later
                 begun = time.perf_counter()
                 values = self.measure(plan)

@@ -1,0 +1,64 @@
+"""Many workers on one study: jobs of one of Hydra's launchers, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+POLL_SECONDS = 0.5
+LEAVE_SECONDS = 10.0
+
+
+def run_workers(
+    overrides: Sequence[str], *, workers: int, launcher: str, threads: int, log: Path, watch: Callable[[], None]
+) -> bool:
+    """Run ``python -m src.search -m`` with a job for each worker, and wait for them.
+
+    However this process is interrupted, they are ended with it; what they were at is taken up the next time.
+
+    Args:
+        overrides: Of the search.
+        workers: Jobs at once.
+        launcher: Of Hydra's; ``basic``, which knows no second process, stands for ``joblib``.
+        threads: Of each.
+        log: Gets what they print.
+        watch: Called twice a second.
+
+    Returns:
+        Whether all ended well.
+    """
+    launch = [f"hydra/launcher={launcher if launcher != 'basic' else 'joblib'}"]
+    launch += [f"hydra.launcher.n_jobs={workers}"] if launcher in ("basic", "joblib") else []
+    own = [given for given in overrides if not given.startswith(("hydra/launcher=", "training.threads="))]
+    jobs = [*own, f"training.threads={threads}", f"worker={','.join(map(str, range(workers)))}", *launch]
+    with log.open("a") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "src.search", "-m", *jobs],
+            stdout=out,
+            stderr=out,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                watch()
+        finally:
+            _end(process)
+    return process.returncode == 0
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End all processes of the session that ``process`` leads, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
