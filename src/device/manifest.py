@@ -1,0 +1,130 @@
+"""A bundle: what it holds, checked before anything of it is used."""
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+NAME = "manifest.json"
+FORMAT = 1
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, OSError)
+
+
+class BundleError(Exception):
+    """A bundle that cannot be used; the message says why, in one line."""
+
+
+def identity(content: Dict[str, Any]) -> str:
+    """Name a manifest by a hash of all it says beside its own ``id``: 16 hexadecimal digits."""
+    rest = {key: value for key, value in content.items() if key != "id"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Bundle:
+    """A bundle whose every file has been read and compared with its checksum.
+
+    Args:
+        path: Of the zip application.
+
+    Attributes:
+        id: Of its manifest.
+        models: ``name``, ``label``, ``target``, ``runtime``, ``precision``, ``sample``, ``files`` and ``size_bytes`` of
+            each; the first of ``files`` is the one that a runtime is given.
+        samples: By name: ``images``, ``of``, ``image_shape``, ``classes``, ``mean``, ``std`` and ``file``.
+
+    Raises:
+        BundleError: It is none, damaged, names a file outside itself, or has no image to test with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._archive = zipfile.ZipFile(str(path))
+        except (zipfile.BadZipFile, OSError) as error:
+            raise BundleError(f"{path} is no bundle: {_reason(error)}")
+        try:
+            content = json.loads(self._archive.read(NAME).decode())
+        except UNREADABLE + (ValueError,) as error:
+            raise BundleError(f"{path} is no bundle: its {NAME} cannot be read ({_reason(error)})")
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise BundleError(f"{path}: its {NAME} is not of format {FORMAT}, which is all that can be read here")
+        if content.get("id") != identity(content):
+            raise BundleError(f"{path}: its {NAME} was changed after it was written: it no longer has its own checksum")
+        try:
+            self.id = str(content["id"])
+            self.models: List[Dict[str, Any]] = list(content["models"])
+            self.samples: Dict[str, Dict[str, Any]] = {sample["name"]: sample for sample in content["samples"]}
+            self._check()
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise BundleError(f"{path}: its {NAME} is not as this evaluator knows it: {error!r}")
+
+    def sample(self, name: str) -> Tuple[np.ndarray, np.ndarray]:
+        """Images ``[n, c, h, w]`` (uint8) and labels ``[n]`` of a sample."""
+        about = self.samples[name]
+        try:
+            with np.load(io.BytesIO(self._read(about["file"]))) as arrays:
+                images, labels = arrays["images"], arrays["labels"]
+        except UNREADABLE + (ValueError,) as error:
+            raise BundleError(f"{self.path}: {about['file']} holds no images and labels ({_reason(error)})")
+        if len(images) == 0:
+            raise BundleError(f"{self.path}: the test sample {name} is empty")
+        if images.dtype != np.uint8 or list(images.shape[1:]) != list(about["image_shape"]):
+            shape = "x".join(str(size) for size in about["image_shape"])
+            raise BundleError(
+                f"{self.path}: the images of {about['file']} are not of {shape} bytes, as its {NAME} says"
+            )
+        whole = np.issubdtype(labels.dtype, np.integer) and labels.shape == (len(images),)
+        if not whole or labels.min() < 0 or labels.max() >= len(about["classes"]):
+            raise BundleError(f"{self.path}: a label of {about['file']} is not in 0 ... {len(about['classes']) - 1}")
+        return images, labels
+
+    def extract(self, model: Dict[str, Any], folder: Path) -> Path:
+        """Write a model's files into ``folder`` and return the one that a runtime is given."""
+        paths = [folder / PurePosixPath(part["file"]).name for part in model["files"]]
+        for part, path in zip(model["files"], paths):
+            path.write_bytes(self._read(part["file"]))
+        return paths[0]
+
+    def _check(self) -> None:
+        if not self.models:
+            raise BundleError(f"{self.path} holds no model")
+        parts = [part for model in self.models for part in model["files"]]
+        for part in parts + list(self.samples.values()):
+            self._check_file(part["file"], part["sha256"])
+        for model in self.models:
+            if model["sample"] not in self.samples:
+                raise BundleError(
+                    f"{self.path}: {model['name']} names a test sample {model['sample']} that is not there"
+                )
+            names = [PurePosixPath(part["file"]).name for part in model["files"]]
+            if not names or len(set(names)) != len(names):
+                raise BundleError(f"{self.path}: {model['name']} has no file, or two of one name")
+        for name in self.samples:
+            self.sample(name)
+
+    def _check_file(self, name: str, sha256: str) -> None:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+            raise BundleError(f"{self.path}: its {NAME} names a file outside the bundle: {name}")
+        if hashlib.sha256(self._read(name)).hexdigest() != sha256:
+            raise BundleError(f"{self.path}: {name} has another checksum than its {NAME} says: the bundle is damaged")
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self._archive.read(name)
+        except UNREADABLE as error:
+            raise BundleError(f"{self.path}: {name} has a wrong checksum or is not there ({_reason(error)})")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return "it is missing"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
