@@ -95,7 +95,7 @@ def measure(model: nn.Module, ignored: list[str]) -> dict[str, float]:
 
 
 def _session(model: nn.Module, path: Path) -> Any:
-    target = OnnxRuntime()
+    target = OnnxRuntime(provider="CPUExecutionProvider", stored="float32")
     card = ModelCard(tuple("0123456789"), (3, 32, 32), (0.0,) * 3, (1.0,) * 3, "")
     target.export(model, EXAMPLE, path, card, {})
     return target.load(path, threads=1)

@@ -98,7 +98,7 @@ def large_study(folder: Path) -> float:
     from src.study.trials import ACCURACIES, BUSY, POINT, SPENT, VALUES
 
     storage, locks = f"sqlite:///{folder}/large.db", folder / "locks"
-    judge = Judge(("size_gzip_bytes",), Budget(0.01, None, None, None), 0.99)
+    judge = Judge(("size_gzip_bytes",), Budget(0.01, None, None, None, None), 0.99)
     study = open_study(storage, "large", judge.directions, {}, locks)
     trials = []
     for number in range(FINISHED):

@@ -56,6 +56,8 @@ def what(stage: Stage) -> str:
     if stage.record is None:
         return "unfinished"
     spec = stage.record["spec"]
+    if spec["kind"] == "timing":
+        return f"timing of {len(spec['exports'])} files"
     made = {"baseline": "model", "step": "method", "export": "target"}[spec["kind"]]
     return f"{spec['kind']} {spec[made]['_target_'].rpartition('.')[2]}"
 

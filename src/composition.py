@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from src import command
 
 if TYPE_CHECKING:
+    from src.contracts import Target
     from src.plan import Plan
 
 
@@ -51,6 +52,7 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
     """
     from src.contracts import InputError, Method
     from src.methods.chain import Chain
+    from src.metrics.timing import Clock
     from src.plan import Part, Plan
     from src.training.recipe import Compute
 
@@ -91,7 +93,37 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         compute=compute,
         steps=steps,
         targets=targets,
+        clock=build(resolved, "timing", Clock),
+        board=build(resolved, "board"),
     )
+
+
+def target_of(file: Path) -> Target:
+    """The target whose name or ending a file carries: ``<variant>.<target>.<ending>``, as runs call theirs.
+
+    Raises:
+        InputError: It is missing, or nothing here reads files of its ending.
+    """
+    from hydra.utils import get_class
+    from omegaconf import OmegaConf
+
+    from src.contracts import InputError
+
+    if not file.is_file():
+        raise InputError(f"There is no file {file}")
+    configs: dict[str, dict[str, Any]] = {}
+    for path in sorted((command.CONF / "target").glob("*.yaml")):
+        config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        configs[path.stem] = config[path.stem]
+    endings = {name: f".{get_class(config['_target_']).ending}" for name, config in configs.items()}  # type: ignore[attr-defined]
+    readers = [name for name, ending in endings.items() if file.suffix == ending]
+    if not readers:
+        known = ", ".join(sorted(set(endings.values())))
+        raise InputError(f"{file}: no runtime here reads '{file.suffix}' files; {known} can be read")
+    named = [name for name in readers if file.name.endswith(f".{name}{file.suffix}")]
+    name = [*named, *readers][0]
+    target: Target = build(configs, name, key=f"target.{name}")
+    return target
 
 
 def build(config: dict[str, Any], name: str, call: Any = None, key: str | None = None) -> Any:

@@ -18,6 +18,10 @@ class InputError(Exception):
     """What the user asked for cannot be done; the message says why and what to do (exit 2)."""
 
 
+class NotExportableError(InputError):
+    """A target cannot hold the network; other targets of the same run may."""
+
+
 class NoEffectError(ValueError):
     """A method would change nothing; with a trained network instead of an untrained one it might."""
 
@@ -344,12 +348,13 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class GraphNode:
-    """An operation of an exported graph; ``macs`` at batch 1."""
+    """An operation of an exported graph; ``macs`` at batch 1; ``name`` as the file calls it, after its layer."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     role: Role
     macs: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -379,10 +384,28 @@ class Session(Protocol):
 
 
 class Target(Protocol):
-    """Where a model is to run: how it is written, loaded and looked into."""
+    """Where a model is to run: how it is written, loaded and looked into.
 
-    runtime: str
+    Attributes:
+        ending: Of its files.
+        extra: Of ``pyproject.toml``, that its runtime needs; None where it is always installed.
+        free_batch: Whether a file takes any number of images at once; else its session takes them one by one.
+
+    It may have more:
+
+    - ``stand_in``: True where another runtime runs the file here, whose times say nothing of it;
+    - ``operators(path, image, threads)``: ``[(name, kind, mean ms)]`` by the runtime's own profiler;
+    - ``remarks(path)``: lines on what the file will not be good at.
+    """
+
     ending: str
+    extra: str | None
+    free_batch: bool
+
+    @property
+    def runtime(self) -> str:
+        """What runs the files here."""
+        ...
 
     def precision(self, integer: bool) -> str:
         """The precision the file computes in: ``float32``, ``int8``, …"""
@@ -449,17 +472,40 @@ class Row:
     accuracy_torch: float
     size_bytes: int
     size_gzip_bytes: int
-    latency_ms_p50: float | None
-    latency_ms_p95: float | None
     parameters: int | None
     nonzero_parameters: int | None
     macs: int | None
     peak_activation_bytes: int | None
+    energy_uj_estimate: float | None
     bits_per_weight: float
+    agreement: float
+    logit_difference_max: float
+    logit_difference_mean: float
+    departs_at: str | None
     measured_at: str
     machine: str
     compression_ratio: float | None = None
+    latency_ms_p50: float | None = None
+    latency_ms_p95: float | None = None
+    latency_ms_p99: float | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    throughput_per_s: float | None = None
+    throughput_batch: int | None = None
+    load_ms: float | None = None
+    peak_memory_bytes: int | None = None
+    energy_uj: float | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A variant for which a target has no file, and why."""
+
+    variant: str
+    target: str
+    reason: str
 
 
 @dataclass(frozen=True)

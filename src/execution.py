@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ class Executed:
     Attributes:
         plan: What was done.
         rows: The baseline's first.
+        refused: What no file was written for.
         misses: A line for each limit of the budget that does not hold.
         tracking_failure: Why the tracking store lacks some of it; None where it holds all.
     """
 
     plan: Plan
     rows: Sequence[Row]
+    refused: Sequence[Mapping[str, str]]
     misses: Sequence[str]
     tracking_failure: str | None
 
@@ -74,11 +76,13 @@ def execute(
     store = StageStore(Path(resolved["artifacts"]), refresh_before)
     status = "FAILED"
     try:
-        rows = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder).run()
+        experiment = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder)
+        rows = experiment.run()
         misses = budget.misses(rows)
         header = {
             **header_of(plan, rows[-1].identity, resolved, command=command, overrides=overrides),
             "budget_missed": misses,
+            "not_exportable": [asdict(refused) for refused in experiment.refused],
             "tracking_run": tracker.run_id,
         }
         results.write_results(folder, rows, header)
@@ -91,13 +95,13 @@ def execute(
         tracker.finish(status)
     if tracker.failure is not None:
         results.write_results(folder, rows, {**header, "tracking_error": tracker.failure})
-    return Executed(plan, rows, misses, tracker.failure)
+    return Executed(plan, rows, header["not_exportable"], misses, tracker.failure)
 
 
 def header_of(
     plan: Plan, identity: str, resolved: Mapping[str, Any], *, command: str, overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """What ``results.json`` says beside its rows; no budget missed and nothing wrong with tracking, as yet."""
+    """What ``results.json`` says beside its rows; nothing missed, refused or untracked, as yet."""
     return {
         "identity": identity,
         "experiment": plan.name,
@@ -106,6 +110,7 @@ def header_of(
         "command": command,
         "overrides": list(overrides),
         "budget_missed": [],
+        "not_exportable": [],
         "tracking_error": None,
         "tracking_uri": resolved["tracking"].get("uri"),
     }

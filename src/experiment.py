@@ -25,7 +25,9 @@ from src.contracts import (
     Loss,
     Lowered,
     Method,
+    NotExportableError,
     QuantizingMethod,
+    Refused,
     Row,
     RunDescription,
     StepCallback,
@@ -44,12 +46,13 @@ from src.data.images import checksum
 from src.methods.chain import undone
 from src.metrics.accuracy import torch_accuracy
 from src.metrics.layers import describe_layers
-from src.metrics.rows import bits_per_weight, measure, measure_untested
+from src.metrics.rows import bits_per_weight, measure, measure_times, measure_untested, with_times
+from src.metrics.timing import Timing
 from src.models.build import build_model, check_fit
 from src.models.weights import load_weights, save_weights
 from src.plan import Part, Plan, Stage
 from src.primitives.keeping import Keep
-from src.rehearsal import card, lowered, rehearse, taught
+from src.rehearsal import lowered, rehearse, taught, written
 from src.stages.identity import targets_of
 from src.stages.store import WEIGHTS, StageStore
 from src.training.fit import Fitted, fit, use_compute
@@ -78,6 +81,25 @@ class Made:
     method: Method | None = None
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A file of the run.
+
+    Attributes:
+        row: All but its times.
+        target: Its name.
+        identity: Of the export's stage.
+        path: Of its first part.
+        found: Whether it was found again.
+    """
+
+    row: Row
+    target: str
+    identity: str
+    path: Path
+    found: bool
+
+
 class Experiment:
     """Runs a plan; every stage is found again where it was made before.
 
@@ -91,10 +113,11 @@ class Experiment:
 
     def __init__(self, plan: Plan, *, store: StageStore, tracker: Tracker, report: Report, folder: Path) -> None:
         self.plan, self.store, self.tracker, self.report, self.folder = plan, store, tracker, report, folder
+        self.refused: list[Refused] = []
         self._told: set[tuple[str, int]] = set()
 
     def run(self) -> list[Row]:
-        """Return a row for each (variant, target), the baseline's first.
+        """Return a row for each (variant, target), the baseline's first; ``refused`` names those without a file.
 
         Raises:
             InputError: Something that the user gave does not fit; nothing was trained for it.
@@ -103,17 +126,22 @@ class Experiment:
         plan = self.plan
         splits = self._start()
         made = self.make(splits)
-        started, all_found = clock(), True
-        rows: list[Row] = []
+        started = clock()
         variants = [("baseline", made[0])] + ([(plan.variant, made[-1])] if plan.steps else [])
+        files: list[Exported] = []
         for variant, result in variants:
             for target in plan.targets:
-                row, found = self._measure(variant, result, target, splits)
-                all_found &= found
-                rows.append(row)
-        base_sizes = {row.target: row.size_bytes for row in rows if row.variant == "baseline"}
-        rows = [replace(row, compression_ratio=base_sizes[row.target] / row.size_bytes) for row in rows]
-        self.report.end(clock() - started, all_found)
+                try:
+                    files.append(self._file(variant, result, target, splits))
+                except NotExportableError as error:
+                    self.refused.append(Refused(variant, target, str(error)))
+        if not files:
+            raise InputError(self.refused[0].reason)
+        rows, timed_before = self._timed(files, splits)
+        for file, row in zip(files, rows, strict=True):
+            for remark in plan.board.remarks(plan.targets[file.target].value, row.precision):
+                self.report.line(remark)
+        self.report.end(clock() - started, timed_before and all(file.found for file in files))
         return rows
 
     def baseline(self) -> tuple[DataSplits, Made]:
@@ -136,10 +164,13 @@ class Experiment:
         columns = {}
         for name, part in self.plan.targets.items():
             with tempfile.TemporaryDirectory() as folder:
-                parts, _ = self._write(made, part.value, Path(folder), splits)
+                parts, result = self._write(made, name, Path(folder), splits)
                 measured, _ = measure_untested(
-                    part.value, parts, splits, _over(splits), threads=self.plan.compute.threads, timed=timed
+                    part.value, parts, splits, _over(splits), threads=self.plan.compute.threads, integer=result.integer
                 )
+                if timed:
+                    alone = replace(self.plan.clock, largest_batch=1)
+                    measured |= measure_times([(part.value, parts[0])], splits, _over(splits), alone)[0].columns()
             columns[name] = {**measured, "bits_per_weight": bits_per_weight(made.record["layers"])}
         return columns
 
@@ -318,7 +349,8 @@ class Experiment:
 
     # Exporting and measuring --------------------------------------------------------------------------
 
-    def _measure(self, variant: str, made: Made, target: str, splits: DataSplits) -> tuple[Row, bool]:
+    def _file(self, variant: str, made: Made, target: str, splits: DataSplits) -> Exported:
+        """A file in the run's folder, found again or written and measured."""
         stage, ending = self.plan.export(target, made.identity, splits), self.plan.targets[target].value.ending
         with self.store.hold(stage.identity, self.folder) as folder:
             record = self.store.find(stage.identity)
@@ -329,32 +361,55 @@ class Experiment:
             artifact = f"{variant}.{target}.{ending}"
             for part in record["parts"]:
                 _link(folder / part, (self.folder / artifact).with_suffix(Path(part).suffix))
+            self.plan.board.check(self.plan.targets[target].value, [folder / part for part in record["parts"]])
         fields = {**record["row"], "target": target, "weights_kept": made.record["weights_kept"]}
-        return Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name}), found
+        row = Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name})
+        return Exported(row, target, stage.identity, folder / record["parts"][0], found)
 
     def _export(self, made: Made, target_name: str, folder: Path, splits: DataSplits) -> dict[str, Any]:
-        over = _over(splits)
         target = self.plan.targets[target_name].value
-        parts, result = self._write(made, target, folder, splits)
+        parts, result = self._write(made, target_name, folder, splits)
         row = measure(
             target,
             parts,
+            made.model,
+            result,
             splits,
-            over,
-            integer=result.integer,
+            _over(splits),
             bits_per_weight=bits_per_weight(made.record["layers"]),
-            accuracy_torch=torch_accuracy(made.model, over(splits.test), len(splits.classes)).overall,
             identity=made.identity,
             threads=self.plan.compute.threads,
         )
         return {"parts": [part.name for part in parts], "row": asdict(row)}
 
-    def _write(self, made: Made, target: Target, folder: Path, splits: DataSplits) -> tuple[tuple[Path, ...], Lowered]:
+    def _write(self, made: Made, target: str, folder: Path, splits: DataSplits) -> tuple[tuple[Path, ...], Lowered]:
         """The file, all its parts, and what it was written from."""
         result = lowered(made.model, made.method, splits)
-        path = folder / f"model.{target.ending}"
-        parts = target.export(result.model, example_image(splits), path, card(splits, made.identity), result.weights)
-        return parts, result
+        part = self.plan.targets[target].value
+        return written(target, part, result, splits, folder / f"model.{part.ending}", made.identity), result
+
+    def _timed(self, files: Sequence[Exported], splits: DataSplits) -> tuple[list[Row], bool]:
+        """The rows with times and ratios to the baseline's, and whether they were found again."""
+        timed = [file for file in files if not getattr(self._target(file), "stand_in", False)]
+        timings: dict[str, Timing] = {}
+        found = True
+        if timed:
+            stage = self.plan.timing([file.identity for file in timed])
+            with self.store.hold(stage.identity, self.folder):
+                record = self.store.find(stage.identity)
+                found = record is not None
+                if record is None:
+                    paths = [(self._target(file), file.path) for file in timed]
+                    taken = measure_times(paths, splits, _over(splits), self.plan.clock)
+                    record = {"kind": "timing", "spec": stage.spec, "timings": [asdict(each) for each in taken]}
+                    self.store.finish(stage.identity, record)
+            each = (Timing(**{**taken, "rounds_ms": tuple(taken["rounds_ms"])}) for taken in record["timings"])
+            timings = dict(zip((file.row.artifact for file in timed), each, strict=True))
+        bases = {file.target: file.row for file in files if file.row.variant == "baseline"}
+        return [with_times(file.row, bases.get(file.target), timings) for file in files], found
+
+    def _target(self, file: Exported) -> Target:
+        return self.plan.targets[file.target].value
 
 
 def _over(splits: DataSplits) -> Callable[[ImageSet], TensorBatches]:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from src.contracts import DataSource, DataSplits, InputError, Method, ModelBuilder, Target
 from src.data.images import checksum
+from src.metrics.board import Board
 from src.metrics.machine import machine
+from src.metrics.timing import Clock
 from src.stages.identity import files_of, identity, sources, targets_of
-from src.stages.specs import baseline_spec, export_spec, step_spec
+from src.stages.specs import baseline_spec, export_spec, step_spec, timing_spec
 from src.training.recipe import Compute, Recipe
 
 T = TypeVar("T")
 # What leads a stage's making; their imports are among those below.
 LEADING = ("src.experiment", "src.rehearsal", "src.metrics.layers")
 TRAINING = ("src.training.fit", "src.data.batches", "src.models.build", "src.models.weights", "src.primitives.keeping")
-MEASURING = ("src.metrics.rows", "src.metrics.accuracy", "src.metrics.latency", "src.metrics.graph", "src.metrics.size")
+MEASURING = ("src.metrics.rows", "src.metrics.accuracy", "src.metrics.graph", "src.metrics.size")
+TIMING = ("src.metrics.timing",)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Plan:
         compute: Where numbers are computed.
         steps: Methods by step name, in order.
         targets: By name; each file is exported for each of them.
+        clock: How files are timed.
+        board: What is to run them in the end.
     """
 
     name: str
@@ -72,6 +77,8 @@ class Plan:
     compute: Compute
     steps: Mapping[str, Part[Method]]
     targets: Mapping[str, Part[Target]]
+    clock: Clock
+    board: Board
 
     def stages(self, splits: DataSplits) -> list[Stage]:
         """The baseline and each step, in order; known before any work, since each is named by what determines it."""
@@ -114,6 +121,11 @@ class Plan:
             made_by=sources(targets_of(config) | set(MEASURING)),
         )
         return Stage(f"export {target}", spec, identity(spec))
+
+    def timing(self, exports: Sequence[str]) -> Stage:
+        """The times of the files that the stages ``exports`` wrote, taken in turns."""
+        spec = timing_spec(exports=exports, clock=self.clock, machine=machine(), made_by=sources(TIMING))
+        return Stage("timing", spec, identity(spec))
 
 
 def _read(path: Path) -> bytes:

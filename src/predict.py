@@ -13,9 +13,9 @@ from src import command
 if TYPE_CHECKING:
     import numpy as np
 
-    from src.contracts import ModelCard, Target
+    from src.contracts import ModelCard
 
-USAGE = "Classes, size and normalization are read from the file. Endings: .onnx (ONNX Runtime), .xml (OpenVINO)."
+USAGE = "Classes, size and normalization are read from the file; its name or ending says which runtime reads it."
 
 
 def main() -> int:
@@ -31,6 +31,7 @@ def predict(file: Path, images: Sequence[Path], top: int) -> int:
     """Print a line an image: the likeliest classes with their probabilities."""
     import numpy as np
 
+    from src.composition import target_of
     from src.contracts import InputError
 
     if top < 1:
@@ -45,21 +46,6 @@ def predict(file: Path, images: Sequence[Path], top: int) -> int:
         said = "   ".join(f"{card.classes[at]} {100 * shares[at]:.1f} %" for at in best)
         print(f"{path.name}: {said}" if len(images) > 1 else said)
     return command.DONE
-
-
-def target_of(file: Path) -> Target:
-    """The runtime that a file's ending names; raises InputError for a missing file or an unknown ending."""
-    from src.contracts import InputError
-    from src.deploy.onnxruntime import OnnxRuntime
-    from src.deploy.openvino import OpenVino
-
-    if not file.is_file():
-        raise InputError(f"There is no file {file}")
-    if file.suffix == ".onnx":
-        return OnnxRuntime()
-    if file.suffix == ".xml":
-        return OpenVino(stored="float32", inference="float32")
-    raise InputError(f"{file}: no runtime here reads '{file.suffix}' files; .onnx and .xml can be read")
 
 
 def prepare(path: Path, card: ModelCard) -> np.ndarray:

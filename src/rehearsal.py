@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from src.contracts import (
     Method,
     ModelCard,
     NoEffectError,
+    NotExportableError,
     QuantizingMethod,
     StepCallback,
-    StoredWeight,
+    Target,
     TaughtLoss,
     first_line,
 )
@@ -44,14 +46,14 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
         What came out, as exporters take it.
 
     Raises:
-        InputError: A step refuses its settings or the network, or a target cannot export what comes out.
+        InputError: A step refuses its settings or the network, no target can hold what comes out, or the board cannot.
     """
     model = build_model(plan.model.value, splits, plan.seed)
     if plan.weights:
         load_weights(model, plan.weights)
         check_fit(model, splits)
     if plan.steps:
-        _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False))
+        _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False), judged=False)
     if not plan.weights:
         try:
             with taught(plan.training.value.loss, model, model, splits):
@@ -75,7 +77,7 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
         made = made - set(getattr(method, "undoes", ())) | set(getattr(method, "makes", ()))
         check_fit(model, splits)
     result = lowered(model, last, splits)
-    _export(plan, splits, result)
+    _export(plan, splits, result, judged=True)
     return result
 
 
@@ -123,16 +125,38 @@ def _context(plan: Plan, splits: DataSplits, before: nn.Module) -> Context:
     return Context(batches, plan.training.value.loss, example_image(splits), plan.seed, fine_tune)
 
 
-def _export(plan: Plan, splits: DataSplits, result: Lowered) -> None:
-    for name, target in plan.targets.items():
+def written(
+    name: str, target: Target, result: Lowered, splits: DataSplits, path: Path, identity: str
+) -> tuple[Path, ...]:
+    """Export ``result`` to ``path``; return every part of the file.
+
+    Raises:
+        NotExportableError: The target cannot hold it.
+        InputError: What exports for it is not installed.
+    """
+    try:
+        return target.export(result.model, example_image(splits), path, card(splits, identity), result.weights)
+    except ModuleNotFoundError as error:
+        extra = target.extra or name
+        raise InputError(
+            f"target.{name} needs {error.name}, which is not installed: pip install '.[{extra}]'"
+        ) from error
+    except Exception as error:  # exporters raise types of their own
+        raise NotExportableError(f"target.{name}: the network cannot be exported: {first_line(error)}") from error
+
+
+def _export(plan: Plan, splits: DataSplits, result: Lowered, *, judged: bool) -> None:
+    """Try every target; raises InputError where none of them can hold it, or the board that is to run it cannot."""
+    refused = []
+    for name, part in plan.targets.items():
+        target = part.value
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"model.{target.value.ending}"
-            weights: dict[str, StoredWeight] = dict(result.weights)
             try:
-                target.value.export(copy.deepcopy(result.model), example_image(splits), path, card(splits, ""), weights)
-            except ModuleNotFoundError as error:
-                raise InputError(
-                    f"target.{name} needs {error.name}, which is not installed: pip install '.[{name}]'"
-                ) from error
-            except Exception as error:  # exporters raise types of their own
-                raise InputError(f"target.{name}: the network cannot be exported: {first_line(error)}") from error
+                copied = replace(result, model=copy.deepcopy(result.model))
+                parts = written(name, target, copied, splits, Path(folder) / f"model.{target.ending}", "")
+                if judged:
+                    plan.board.check(target, parts)
+            except NotExportableError as error:
+                refused.append(error)
+    if len(refused) == len(plan.targets):
+        raise refused[0]

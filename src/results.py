@@ -24,16 +24,18 @@ class Budget:
         size_bytes: Largest file.
         size_gzip_bytes: Largest file when compressed by gzip.
         latency_ms: Largest median time of one image.
+        energy_uj: Largest energy of one image, as estimated by counting.
     """
 
     accuracy_drop: float | None
     size_bytes: float | None
     size_gzip_bytes: float | None
     latency_ms: float | None
+    energy_uj: float | None
 
     def __post_init__(self) -> None:
-        for name, least in (("accuracy_drop", None), ("size_bytes", 0), ("size_gzip_bytes", 0), ("latency_ms", 0)):
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
+            least = None if name == "accuracy_drop" else 0
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -64,6 +66,16 @@ class Budget:
                 self.latency_ms is not None and row.latency_ms_p50 is not None and row.latency_ms_p50 > self.latency_ms
             ):
                 lines.append(f"{where}: one image takes {row.latency_ms_p50:.3f} ms, allowed are {self.latency_ms}")
+            if self.energy_uj is not None and row.energy_uj_estimate is None:
+                lines.append(f"{where}: energy cannot be estimated, so that {self.energy_uj} uJ cannot be kept")
+            elif (
+                self.energy_uj is not None
+                and row.energy_uj_estimate is not None
+                and row.energy_uj_estimate > self.energy_uj
+            ):
+                lines.append(
+                    f"{where}: one image takes about {row.energy_uj_estimate:.4g} uJ, allowed are {self.energy_uj}"
+                )
         return lines
 
 
@@ -135,6 +147,7 @@ def gather_survey(folder: Path) -> dict[str, Any]:
         "failed": [{"member": member, **failure} for member, failure in failed.items()],
         "tracking_failed": sorted(m for m, r in results.items() if r["tracking_error"]),
         "budget_missed": {m: r["budget_missed"] for m, r in results.items() if r["budget_missed"]},
+        "not_exportable": [refused for result in results.values() for refused in result["not_exportable"]],
     }
 
 

@@ -110,7 +110,7 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
     refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
     with only_ours(folder / "run.log", verbose=resolved["verbose"]) as terminal:
         from src import results
-        from src.console import Report, shown
+        from src.console import Report, refusals, shown
         from src.execution import execute
 
         report = Report(terminal, prefix)
@@ -130,13 +130,14 @@ def _experiment(config: DictConfig, folder: Path, survey: Path | None) -> int:
             results.write_survey(survey)
         else:
             written = _written(folder, "", resolved["tracking"].get("uri"))
-            _show(report.line, results.rows_of(folder), done.misses, written)
+            _show(report.line, results.rows_of(folder), [*refusals(done.refused), *done.misses], written)
     return done.code
 
 
 def _conclude_survey(folder: Path) -> int:
     """Print a survey's table, its failures and what to do next; return its exit code."""
     from src import results
+    from src.console import refusals
 
     survey = results.write_survey(folder)
     reasons = list(dict.fromkeys(failure["reason"] for failure in survey["failed"]))
@@ -146,7 +147,8 @@ def _conclude_survey(folder: Path) -> int:
         for reason in reasons:
             print(reason, file=sys.stderr)
         return WRONG_INPUT if reasons and all_input else FAILED
-    notes = [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey["budget_missed"].items()]
+    notes = refusals(survey["not_exportable"])
+    notes += [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey["budget_missed"].items()]
     notes += [f"Failed: {failure['member']}: {failure['reason']}" for failure in survey["failed"]]
     notes += [tracking_failure] if tracking_failure else []
     written = _written(folder, f" (survey.json, {len(survey['members'])} runs)", survey["tracking_uri"])

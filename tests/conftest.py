@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import settings
 
 from src.contracts import DataSplits
 from src.data.shapes import Shapes
-from src.metrics.latency import latency
+from src.metrics.rows import measure_times
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -23,7 +24,11 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_flush_denormal(False)  # what a training of another test left on
     monkeypatch.delenv("DNNC_DATA", raising=False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a command that a test calls sets it
-    monkeypatch.setattr("src.metrics.rows.latency", partial(latency, seconds=0.05, least_runs=5))
+    monkeypatch.setattr("src.experiment.measure_times", _briefly)
+
+
+def _briefly(files: Any, splits: Any, batches: Any, clock: Any) -> Any:
+    return measure_times(files, splits, batches, replace(clock, seconds=0.02, rounds=2, largest_batch=2))
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,19 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight, first_line
 from src.deploy import cards
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 STORED = ("float32", "float16")
 INFERENCE = {"float32": "f32", "bf16": "bf16"}
+PROFILED_RUNS = 50
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 ROLES = {
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze"), Role.MOVING),
@@ -39,6 +42,8 @@ class OpenVino:
 
     runtime = "openvino"
     ending = "xml"
+    extra = "openvino"
+    free_batch = True
 
     def __init__(self, *, stored: str, inference: str) -> None:
         if stored not in STORED:
@@ -77,16 +82,7 @@ class OpenVino:
     def load(self, path: Path, threads: int = 1) -> Session:
         """Raises InputError where the file is no OpenVINO file."""
         core, model = _read(path)
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": INFERENCE[self.inference],
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
+        compiled = core.compile_model(model, "CPU", self._settings(threads))
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if computes != INFERENCE[self.inference]:
             raise InputError(f"{self.inference} is asked of OpenVINO, and on this processor it computes in {computes}")
@@ -96,6 +92,31 @@ class OpenVino:
             return np.array(request.infer([images])[0])
 
         return run
+
+    def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]]:
+        """Name, kind and median milliseconds of each operator as OpenVINO times it, the longest first."""
+        import openvino as ov
+
+        core, model = _read(path)
+        request = core.compile_model(
+            model, "CPU", {**self._settings(threads), "PERF_COUNT": True}
+        ).create_infer_request()
+        times: dict[tuple[str, str], list[float]] = {}
+        for _ in range(PROFILED_RUNS):
+            request.infer([image])
+            for node in request.get_profiling_info():
+                if node.status == ov.ProfilingInfo.Status.EXECUTED:
+                    times.setdefault((node.node_name, node.node_type), []).append(1000 * node.real_time.total_seconds())
+        medians = [(*key, float(np.median(took))) for key, took in times.items()]
+        return sorted(medians, key=lambda median: -median[2])
+
+    def _settings(self, threads: int) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": INFERENCE[self.inference],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
 
     def graph(self, path: Path) -> Graph:
         model = _read(path)[1]
@@ -142,7 +163,8 @@ def _graph(model: Any) -> Graph:
                 stored[outputs[0]] = stored[inputs[0]]
             elif kind in WEIGHTED or (kind == "Add" and kinds[inputs[0]] in WEIGHTED):
                 weights += [stored[name] for name in inputs if name in stored]
-            nodes.append(GraphNode(inputs, outputs, ROLES.get(kind, Role.COMPUTE), _macs(operation, kind)))
+            role = ROLES.get(kind, Role.COMPUTE)
+            nodes.append(GraphNode(inputs, outputs, role, _macs(operation, kind), operation.get_friendly_name()))
     return Graph(
         tuple(nodes),
         tensors,

@@ -23,22 +23,64 @@ def macs(graph: Graph) -> int:
     return sum(node.macs for node in graph.nodes)
 
 
+def integer_macs(graph: Graph) -> int:
+    """Those of ``macs`` whose activations are 8-bit integers."""
+    active = _active(graph)
+    integers = _integers(graph, active, _readers(graph))
+    return sum(node.macs for node in active if any(name in integers for name in node.inputs))
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Bytes of the stored weights and biases."""
+    return sum(graph.tensors[name].size_bytes for name in graph.weights)
+
+
+def largest_layer(graph: Graph) -> tuple[str, int]:
+    """The operation whose stored weight takes most bytes, and how many; ``("no layer", 0)`` where none has a weight."""
+    largest = max(graph.weights, key=lambda name: graph.tensors[name].size_bytes, default=None)
+    if largest is None:
+        return "no layer", 0
+    read = largest
+    for node in graph.nodes:  # through what only converts it
+        if read in node.inputs:
+            if any(name in graph.tensors and graph.tensors[name].nonzero is None for name in node.inputs):
+                return node.name or node.outputs[0], graph.tensors[largest].size_bytes
+            read = node.outputs[0]
+    return largest, graph.tensors[largest].size_bytes
+
+
+def moved_activation_bytes(graph: Graph) -> int:
+    """Bytes of activations that are read and written at batch 1, as a fusing runtime does.
+
+    An operation that computes or pools reads its inputs and writes its output; an element-wise one is fused into the
+    operation before it, and reads only what else it needs.
+    """
+    active = _active(graph)
+    integers = _integers(graph, active, _readers(graph))
+    made = {*graph.inputs, *(name for node in active for name in node.outputs)}
+    total = 0
+    for node in active:
+        reads = [_bytes(graph, name, integers) for name in dict.fromkeys(node.inputs) if name in made]
+        if node.role in (Role.COMPUTE, Role.POOLING):
+            total += sum(reads) + sum(_bytes(graph, name, integers) for name in node.outputs if name in graph.tensors)
+        elif node.role is Role.IN_PLACE:
+            total += sum(reads[1:])
+    return total
+
+
 def peak_activation_bytes(graph: Graph) -> int:
-    """The largest sum of live activations over the graph's order, at batch 1, in bytes.
+    """The bytes of ``peak_activation``."""
+    return peak_activation(graph)[0]
+
+
+def peak_activation(graph: Graph) -> tuple[int, str]:
+    """The largest sum of live activations over the graph's order, at batch 1, and the operation that runs then.
 
     A tensor lives from the node that makes it to the last that reads it; a node's inputs and outputs live together.
     Counted as a fusing runtime keeps them: element-wise and moving nodes write no memory of their own, and what only a
     quantization reads has one byte an element.
     """
-    readers = Counter(name for node in graph.nodes for name in set(node.inputs))
-    readers.update(graph.outputs)
-    stored = {name for name, tensor in graph.tensors.items() if tensor.nonzero is not None}
-    active = []
-    for node in graph.nodes:
-        if all(name in stored or not name for name in node.inputs):
-            stored.update(node.outputs)
-        else:
-            active.append(node)
+    readers, active = _readers(graph), _active(graph)
     integers = _integers(graph, active, readers)
 
     owner = {name: name for name in graph.inputs}
@@ -67,8 +109,29 @@ def peak_activation_bytes(graph: Graph) -> int:
             unread[place] += readers[name]
     for name in graph.outputs:
         last[owner[name]] = len(active)
-    moments = range(-1, len(active) + 1)
-    return max(sum(size[name] for name in born if born[name] <= at <= last[name]) for at in moments)
+    live = [sum(size[name] for name in born if born[name] <= at <= last[name]) for at in range(-1, len(active) + 1)]
+    made = ["the input", *(node.name or node.outputs[0] for node in active), "the result"]
+    most = max(live)
+    return most, made[live.index(most)]
+
+
+def _readers(graph: Graph) -> Counter[str]:
+    """How many nodes read each tensor; a result is read once more."""
+    readers = Counter(name for node in graph.nodes for name in set(node.inputs))
+    readers.update(graph.outputs)
+    return readers
+
+
+def _active(graph: Graph) -> list[GraphNode]:
+    """The nodes that do something when an image comes: not all of their inputs are stored."""
+    stored = {name for name, tensor in graph.tensors.items() if tensor.nonzero is not None}
+    active = []
+    for node in graph.nodes:
+        if all(name in stored or not name for name in node.inputs):
+            stored.update(node.outputs)
+        else:
+            active.append(node)
+    return active
 
 
 def _integers(graph: Graph, nodes: Sequence[GraphNode], readers: Mapping[str, int]) -> set[str]:

@@ -79,5 +79,16 @@ def export_spec(
     }
 
 
+def timing_spec(*, exports: Sequence[str], clock: Any, machine: str, made_by: Config) -> dict[str, Any]:
+    """The times of exported files, taken in turns on this machine."""
+    return {
+        "kind": "timing",
+        "exports": list(exports),
+        "clock": _values(clock),
+        "machine": machine,
+        "made_by": dict(made_by),
+    }
+
+
 def _values(compute: Any) -> Any:
     return asdict(compute) if is_dataclass(compute) and not isinstance(compute, type) else compute

@@ -22,9 +22,15 @@ COLUMNS = (
     "nonzero_parameters",
     "macs",
     "peak_activation_bytes",
+    "energy_uj_estimate",
     "bits_per_weight",
 )
-LIMITS = {"size_bytes": "size_bytes", "size_gzip_bytes": "size_gzip_bytes", "latency_ms": "latency_ms_p50"}
+LIMITS = {
+    "size_bytes": "size_bytes",
+    "size_gzip_bytes": "size_gzip_bytes",
+    "latency_ms": "latency_ms_p50",
+    "energy_uj": "energy_uj_estimate",
+}
 Values = Mapping[str, float]
 
 

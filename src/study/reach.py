@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from src.contracts import DataSplits, InputError
+from src.contracts import DataSplits, ImageSet, InputError
 from src.data.batches import evaluation_batches, example_image
-from src.metrics.rows import measure_untested
+from src.metrics.rows import measure_times, measure_untested
 from src.plan import Plan
 from src.rehearsal import card, rehearse
-from src.study.judging import ACCURACY, LIMITS, Judge
+from src.study.judging import ACCURACY, COLUMNS, LIMITS, Judge
 from src.study.space import Point, Space
 
 # A budget is refused only where it is missed by more than this: untrained weights compress a little otherwise.
@@ -66,15 +68,16 @@ def least(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model.{target.ending}"
         parts = target.export(lowered.model, example_image(splits), path, card(splits, ""), lowered.weights)
-        columns, _ = measure_untested(
-            target,
-            parts,
-            splits,
-            lambda _: evaluation_batches(splits, few, batch_size=IMAGES),
-            threads=1,
-            timed=judge.timed,
-        )
-    return {name: value for name, value in columns.items() if value is not None and name != ACCURACY}
+
+        def some(_: ImageSet) -> Any:
+            return evaluation_batches(splits, few, batch_size=IMAGES)
+
+        columns, _ = measure_untested(target, parts, splits, some, threads=1, integer=lowered.integer)
+        if judge.timed:
+            columns |= measure_times([(target, parts[0])], splits, some, replace(plan.clock, largest_batch=1))[
+                0
+            ].columns()
+    return {name: columns[name] for name in COLUMNS if columns.get(name) is not None and name != ACCURACY}
 
 
 def reach(found: Sequence[Mapping[str, float]], judge: Judge, *, softened: bool) -> str:

@@ -22,7 +22,7 @@ from src.models.small_cnn import SmallCNN
 CONF = Path(__file__).parents[2] / "conf" / "method" / "quantize_int8.yaml"
 CARD = ModelCard(("a", "b", "c"), (3, 8, 8), (0.5, 0.25, 1 / 3), (0.2, 0.25, 0.3), "0123456789abcdef")
 TARGETS: dict[str, Target] = {
-    "onnxruntime": OnnxRuntime(),
+    "onnxruntime": OnnxRuntime(provider="CPUExecutionProvider", stored="float32"),
     "openvino": OpenVino(stored="float32", inference="float32"),
 }
 

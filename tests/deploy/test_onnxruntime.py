@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,11 @@ import torch
 
 from src.contracts import InputError
 from src.deploy.onnxruntime import OnnxRuntime
+from src.metrics.graph import macs, parameters, peak_activation_bytes
 from tests.deploy.conftest import CARD, Exported, Quantized, cnn, export, images
+
+CPU = OnnxRuntime(provider="CPUExecutionProvider", stored="float32")
+HALF = OnnxRuntime(provider="CPUExecutionProvider", stored="float16")
 
 
 @pytest.mark.parametrize("net", ["cnn", "residual"])
@@ -33,15 +39,15 @@ def test_the_file_is_one_part(exported: dict[tuple[str, str], Exported]) -> None
 
 
 def test_the_file_says_what_it_is(exported: dict[tuple[str, str], Exported]) -> None:
-    assert OnnxRuntime().read_card(exported["cnn", "onnxruntime"].path) == CARD
+    assert CPU.read_card(exported["cnn", "onnxruntime"].path) == CARD
 
 
 def test_names_of_any_alphabet_survive_in_the_card(tmp_path: Path) -> None:
     from dataclasses import replace
 
     card = replace(CARD, classes=("Größe", "信号", 'say "stop", \\ please'))
-    OnnxRuntime().export(cnn(), images(1), tmp_path / "m.onnx", card, {})
-    assert OnnxRuntime().read_card(tmp_path / "m.onnx") == card
+    CPU.export(cnn(), images(1), tmp_path / "m.onnx", card, {})
+    assert CPU.read_card(tmp_path / "m.onnx") == card
 
 
 def test_a_file_of_another_hand_is_told_by_its_missing_card(
@@ -51,14 +57,14 @@ def test_a_file_of_another_hand_is_told_by_its_missing_card(
     del model.metadata_props[:]
     onnx.save(model, str(tmp_path / "foreign.onnx"))
     with pytest.raises(InputError, match="does not say its classes, image_shape, mean, std, identity"):
-        OnnxRuntime().read_card(tmp_path / "foreign.onnx")
+        CPU.read_card(tmp_path / "foreign.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"I am no network"], ids=["empty", "text"])
 def test_a_file_of_something_else_is_refused_and_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    for reading in (OnnxRuntime().load, OnnxRuntime().read_card):
+    for reading in (CPU.load, CPU.read_card):
         with pytest.raises(InputError, match="cannot be loaded by ONNX Runtime") as caught:
             reading(path)
         assert str(path) in str(caught.value)
@@ -66,7 +72,7 @@ def test_a_file_of_something_else_is_refused_and_named(tmp_path: Path, content: 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be loaded by ONNX Runtime") as caught:
-        OnnxRuntime().load(tmp_path / "nowhere.onnx")
+        CPU.load(tmp_path / "nowhere.onnx")
     assert "nowhere.onnx" in str(caught.value)
 
 
@@ -74,23 +80,24 @@ def test_a_truncated_file_is_refused(tmp_path: Path, exported: dict[tuple[str, s
     content = exported["cnn", "onnxruntime"].path.read_bytes()
     (tmp_path / "m.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="cannot be loaded by ONNX Runtime"):
-        OnnxRuntime().load(tmp_path / "m.onnx")
+        CPU.load(tmp_path / "m.onnx")
 
 
 def test_precision_is_that_of_the_file() -> None:
-    assert (OnnxRuntime().precision(False), OnnxRuntime().precision(True)) == ("float32", "int8")
+    assert (CPU.precision(False), CPU.precision(True)) == ("float32", "int8")
+    assert (HALF.precision(False), HALF.precision(True)) == ("float32, float16 stored", "int8, float16 stored")
 
 
 def test_an_int8_file_is_less_than_four_tenths_of_the_float_one(tmp_path: Path, quantized: Quantized) -> None:
     (tmp_path / "float").mkdir()
-    plain = export(quantized.plain, OnnxRuntime(), tmp_path / "float")
-    integer = export(quantized.lowered, OnnxRuntime(), tmp_path)
+    plain = export(quantized.plain, CPU, tmp_path / "float")
+    integer = export(quantized.lowered, CPU, tmp_path)
     assert integer.size_bytes < 0.4 * plain.size_bytes
 
 
 def test_an_int8_file_classifies_as_the_fake_quantized_network(tmp_path: Path, quantized: Quantized) -> None:
     """Fake quantization computes in floats, so an activation may round the other way: one step in 255, no more."""
-    integer = export(quantized.lowered, OnnxRuntime(), tmp_path)
+    integer = export(quantized.lowered, CPU, tmp_path)
     with torch.no_grad():
         hooked, lowered, plain = (net(images(300)) for net in (quantized.hooked, quantized.lowered, quantized.plain))
     found = torch.from_numpy(integer.session(images(300).numpy()))
@@ -103,3 +110,81 @@ def test_an_int8_network_classifies_nearly_as_the_float_one(quantized: Quantized
     with torch.no_grad():
         lowered, plain = quantized.lowered(images(300)), quantized.plain(images(300))
     assert float((lowered.argmax(1) == plain.argmax(1)).float().mean()) >= 0.95
+
+
+# Options ------------------------------------------------------------------------------------------
+
+
+def test_a_float16_file_is_half_and_answers_as_the_float32_one(tmp_path: Path, quantized: Quantized) -> None:
+    (tmp_path / "half").mkdir()
+    plain, half = export(quantized.plain, CPU, tmp_path), export(quantized.plain, HALF, tmp_path / "half")
+    assert 0.49 * plain.size_bytes < half.size_bytes < 0.52 * plain.size_bytes
+    found, expected = (file.session(images(100).numpy()) for file in (half, plain))
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 0.01 * expected.std()
+    for count in (parameters, macs, peak_activation_bytes):
+        assert count(half.graph) == count(plain.graph)
+
+
+def test_weights_beyond_float16_stay_float32(tmp_path: Path) -> None:
+    model = cnn()
+    model.classifier[2].weight.data[0, 0] = 1e6
+    file = export(model, HALF, tmp_path)
+    with torch.no_grad():
+        np.testing.assert_allclose(file.session(images(3).numpy()), model(images(3)).numpy(), rtol=2e-3)
+
+
+def test_a_provider_that_is_not_installed_is_named_with_those_that_are(
+    exported: dict[tuple[str, str], Exported],
+) -> None:
+    target = OnnxRuntime(provider="ROCMExecutionProvider", stored="float32")
+    with pytest.raises(InputError, match=r"has no ROCMExecutionProvider; it has .*CPUExecutionProvider"):
+        target.load(exported["cnn", "onnxruntime"].path)
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_files_for_other_providers_keep_their_quantizers(tmp_path: Path, quantized: Quantized, provider: str) -> None:
+    file = export(quantized.lowered, OnnxRuntime(provider=provider, stored="float32"), tmp_path)
+    operators = {node.op_type for node in onnx.load(str(file.path)).graph.node}
+    assert {"Gemm", "QuantizeLinear", "DequantizeLinear"} <= operators
+    assert "MatMulInteger" not in operators
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"provider": "CPUExecutionProvider", "stored": "int4"}, "float32, float16"),
+        ({"provider": "TensorrtExecutionProvider", "stored": "float16"}, "takes no float16"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        OnnxRuntime(**settings)
+
+
+def test_operators_are_timed_longest_first(exported: dict[tuple[str, str], Exported]) -> None:
+    timed = CPU.operators(exported["cnn", "onnxruntime"].path, images(1).numpy(), 1)
+    times = [ms for _, _, ms in timed]
+    assert times == sorted(times, reverse=True)
+    assert min(times) >= 0
+    assert 0 < max(times) < 1000
+    for layer in ("/classifier/classifier.2/Gemm", "/classifier/classifier.5/Gemm"):
+        assert any(layer in name for name, _, _ in timed)
+    assert any("Conv" in operator for _, operator, _ in timed)
+
+
+def test_a_file_is_run_without_torch(exported: dict[tuple[str, str], Exported]) -> None:
+    program = f"""
+import sys
+import numpy as np
+from pathlib import Path
+from src.deploy.onnxruntime import OnnxRuntime
+target = OnnxRuntime(provider="CPUExecutionProvider", stored="float32")
+path = Path({str(exported["cnn", "onnxruntime"].path)!r})
+print(target.load(path)(np.zeros((2, 3, 8, 8), np.float32)).shape, target.read_card(path).classes)
+assert len(target.graph(path).nodes) > 3
+assert "torch" not in sys.modules, "torch was imported"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(2, 3) ('a', 'b', 'c')"

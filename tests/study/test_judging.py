@@ -19,7 +19,7 @@ def values(accuracy: float, size: float, latency: float = 1.0) -> dict[str, floa
 def judge(
     *objectives: str, drop: float | None = 0.01, size: float | None = None, latency: float | None = None
 ) -> Judge:
-    return Judge(objectives or ("size_gzip_bytes",), Budget(drop, None, size, latency), baseline=0.99)
+    return Judge(objectives or ("size_gzip_bytes",), Budget(drop, None, size, latency, None), baseline=0.99)
 
 
 def test_limits_are_missed_by_points_and_by_shares() -> None:
@@ -78,7 +78,7 @@ def test_objectives_that_no_file_has_are_refused() -> None:
     with pytest.raises(ValueError, match="there is no column size_byte"):
         judge("size_byte")
     with pytest.raises(ValueError, match="objectives is empty"):
-        Judge((), Budget(None, None, None, None), 0.9)
+        Judge((), Budget(None, None, None, None, None), 0.9)
 
 
 def test_latency_refuses_no_space_and_bytes_do() -> None:

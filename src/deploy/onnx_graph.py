@@ -1,0 +1,86 @@
+"""ONNX files as measuring reads them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from src.contracts import Graph, GraphNode, GraphTensor, Role
+
+ROLES = {
+    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), Role.MOVING),
+    **dict.fromkeys(("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"), Role.IN_PLACE),
+    **dict.fromkeys(("Add", "Mul", "Cast", "BatchNormalization"), Role.IN_PLACE),
+    **dict.fromkeys(("MaxPool",), Role.POOLING),
+    "QuantizeLinear": Role.QUANTIZE,
+    "DequantizeLinear": Role.DEQUANTIZE,
+}
+
+
+def read_graph(path: Path) -> Graph:
+    """The file's operations and tensors at batch 1; shapes are those of a run, so none has to be inferred."""
+    graph = onnx.load(str(path)).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    activations = _run_once(path)
+    for node in graph.node:
+        if node.op_type == "Shape":  # a shape is known before anything runs
+            constants[node.output[0]] = activations[node.output[0]]
+    tensors = {name: GraphTensor(array.size, array.nbytes) for name, array in activations.items()}
+    for name, array in constants.items():
+        tensors[name] = GraphTensor(array.size, array.nbytes, int(np.count_nonzero(array)))
+    shapes = {name: array.shape for name, array in {**activations, **constants}.items()}
+    nodes = [
+        GraphNode(
+            tuple(node.input), tuple(node.output), ROLES.get(node.op_type, Role.COMPUTE), _macs(node, shapes), node.name
+        )
+        for node in graph.node
+        if node.op_type not in ("Constant", "Shape")
+    ]
+    quantizing = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    service = {name for node in quantizing for name in node.input[1:]}
+    made_by = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            service.update(node.input[2:])
+        elif node.op_type == "Mul":  # the scale of an integer product
+            cast = made_by.get(node.input[0])
+            product = made_by.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
+            if product is not None and product.op_type == "MatMulInteger":
+                service.add(node.input[1])
+    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in service]
+    inputs = [value.name for value in graph.input if value.name not in constants]
+    return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
+
+
+def _run_once(path: Path) -> dict[str, np.ndarray]:
+    """Every activation of one black image, by name, the input's included."""
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    image = model.graph.input[0]
+    shape = [1, *(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])]
+    named = {value.name for value in model.graph.output}
+    made = [name for node in model.graph.node for name in node.output if name]
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made if name not in named)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    zeros = np.zeros(shape, np.float32)
+    names = [output.name for output in session.get_outputs()]
+    return {image.name: zeros, **dict(zip(names, session.run(names, {image.name: zeros}), strict=True))}
+
+
+def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    if node.op_type == "Conv":
+        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
+        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    return 0

@@ -1,0 +1,71 @@
+"""Files that do what torch does, and files that do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.contracts import Lowered
+from src.metrics.agreement import agreement, departs_at
+from tests.deploy.conftest import CARD, NETS, TARGETS, Quantized, images
+
+
+def test_differences_are_those_of_the_logits() -> None:
+    model = torch.nn.Flatten()
+
+    def session(shown):  # type: ignore[no-untyped-def]
+        logits = shown.reshape(len(shown), -1).copy()
+        logits[0, 1] += 10  # of two images the first is seen as another class
+        return logits
+
+    shown = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]]).view(2, 3, 1, 1)
+    found = agreement(session, model, [shown])
+    assert found.classes == 0.5
+    assert found.largest == 10
+    assert found.mean == pytest.approx(10 / 6)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("net", NETS)
+def test_an_exported_file_agrees_with_its_model(target: str, net: str, tmp_path: Path) -> None:
+    model = NETS[net]()
+    parts = TARGETS[target].export(model, images(1), tmp_path / f"model.{TARGETS[target].ending}", CARD, {})
+    found = agreement(TARGETS[target].load(parts[0]), model, [images(50)])
+    assert found.classes == 1
+    assert found.mean <= found.largest < 1e-4
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("net", NETS)
+def test_no_layer_departs_where_the_file_agrees(target: str, net: str, tmp_path: Path) -> None:
+    assert departs_at(TARGETS[target], Lowered(NETS[net](), {}, False), images(1), images(8), tmp_path) is None
+
+
+class Lossy:
+    """A target that changes a layer's weights, as a careless exporter might."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer, self.target = layer, TARGETS["onnxruntime"]
+        self.ending = self.target.ending
+
+    def export(self, model, example_input, path, card, weights):  # type: ignore[no-untyped-def]
+        model.get_submodule(f"model.{self.layer}").weight.data.mul_(3)
+        return self.target.export(model, example_input, path, card, weights)
+
+    def load(self, path, threads=1):  # type: ignore[no-untyped-def]
+        return self.target.load(path, threads)
+
+
+def test_the_layer_whose_outputs_are_wrong_is_named(tmp_path: Path) -> None:
+    model = NETS["cnn"]()
+    layers = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
+    for layer in layers:
+        assert departs_at(Lossy(layer), Lowered(model, {}, False), images(1), images(8), tmp_path) == layer  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_layers_of_a_quantized_network_can_be_looked_at(target: str, quantized: Quantized, tmp_path: Path) -> None:
+    lowered = Lowered(quantized.lowered, {}, True)
+    assert departs_at(TARGETS[target], lowered, images(1), images(8), tmp_path) is None
