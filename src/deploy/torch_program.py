@@ -1,0 +1,153 @@
+"""Exported programs: a network without the code that defined it, run by torch itself."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight, first_line
+from src.deploy import cards
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+ROLES = {
+    **dict.fromkeys(("view", "reshape", "flatten", "unsqueeze", "squeeze", "dropout", "contiguous"), Role.MOVING),
+    **dict.fromkeys(("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "tanh", "hardswish"), Role.IN_PLACE),
+    **dict.fromkeys(("add", "add_", "mul", "batch_norm"), Role.IN_PLACE),
+    "max_pool2d": Role.POOLING,
+    **dict.fromkeys(("quantize_per_tensor", "quantize_per_channel"), Role.QUANTIZE),
+    **dict.fromkeys(("dequantize_per_tensor", "dequantize_per_channel"), Role.DEQUANTIZE),
+}
+
+
+class TorchProgram:
+    """Writes ``.pt2`` and runs it in torch, without the code that defined the network.
+
+    Arithmetic is in floats whatever is stored: an INT8 network's file is smaller, not faster.
+    """
+
+    runtime = "torch"
+    ending = "pt2"
+    extra: str | None = None
+    free_batch = True
+
+    def precision(self, integer: bool) -> str:
+        return "float32, int8 stored" if integer else "float32"
+
+    def export(
+        self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
+    ) -> tuple[Path, ...]:
+        """Raises InputError where the network cannot be exported with a free batch size."""
+        import torch
+
+        from src.deploy.quantized_program import with_operators, with_stored_integers
+
+        written, quantized = with_operators(model, example_input)
+        with_stored_integers(written, {**weights, **quantized})
+        batch = torch.cat([example_input, example_input])
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(written, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        except Exception as error:  # torch's own, of many kinds
+            raise InputError(f"the network cannot be exported by torch.export: {first_line(error)}") from error
+        program.example_inputs = None  # an image of no use to anyone
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
+        part = path.with_name(path.name + ".part")
+        with part.open("wb") as file:
+            torch.export.save(program, file, extra_files=cards.to_text(card))
+        os.replace(part, path)
+        return (path,)
+
+    def load(self, path: Path, threads: int = 1) -> Session:
+        """Raises InputError where the file is no exported program."""
+        import torch
+
+        network = _read(path, {}).module()
+        torch.set_num_threads(threads)
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                result: np.ndarray = network(torch.from_numpy(images)).numpy()
+            return result
+
+        return run
+
+    def graph(self, path: Path) -> Graph:
+        return _graph(_read(path, {}))
+
+    def read_card(self, path: Path) -> ModelCard:
+        text = dict.fromkeys(cards.KEYS, "")
+        _read(path, text)
+        return cards.from_text({key: value for key, value in text.items() if value}, path)
+
+
+def _read(path: Path, text: dict[str, str]) -> Any:
+    """The program; ``text`` is filled with what the file says of itself."""
+    import torch
+
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} cannot be loaded by torch: it is no exported program")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(path, extra_files=text)
+    except Exception as error:  # of many kinds
+        raise InputError(f"{path} cannot be loaded by torch: {first_line(error)}") from error
+
+
+def _graph(program: Any) -> Graph:
+    import torch
+
+    tensors: dict[str, GraphTensor] = {}
+    nodes: list[GraphNode] = []
+    weights: list[str] = []
+    inputs: list[str] = []
+    shapes: dict[str, list[int]] = {}
+    signature = program.graph_signature
+    stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            shapes[node.name] = [_at_batch_one(size) for size in value.shape]
+            elements = math.prod(shapes[node.name])
+            tensors[node.name] = GraphTensor(elements, elements * value.element_size())
+        if node.op == "placeholder" and node.name in stored:
+            array = {**program.state_dict, **program.constants}[stored[node.name]]
+            tensors[node.name] = GraphTensor(array.numel(), array.nbytes, int(torch.count_nonzero(array)))
+            if node.name in signature.inputs_to_parameters:
+                weights.append(node.name)
+        elif node.op == "placeholder":
+            inputs.append(node.name)
+        elif node.op == "call_function" and node.name in tensors:
+            reads = tuple(argument.name for argument in node.all_input_nodes if argument.name in tensors)
+            kind = node.target.__name__.partition(".")[0]
+            macs = _macs(kind, [*(shapes[name] for name in reads), shapes[node.name]])
+            nodes.append(GraphNode(reads, (node.name,), ROLES.get(kind, Role.COMPUTE), macs))
+    return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(signature.user_outputs))
+
+
+def _at_batch_one(size: Any) -> int:
+    """A size of the graph, the free batch being 1."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+
+
+def _macs(kind: str, shapes: list[list[int]]) -> int:
+    """Of an operator by the shapes of its inputs and, last, its output."""
+    made = math.prod(shapes[-1])
+    if kind == "conv2d":
+        return made * math.prod(shapes[1][1:])
+    if kind in ("linear", "matmul", "addmm"):
+        return made * shapes[0][-1]
+    return 0
