@@ -488,7 +488,10 @@ def _graph(file: Any) -> Graph:
         elif kind in ("ADD", "MUL", "SUB"):
             weights += [names[index] for index in constants if tensors[names[index]].elements > 1]
         reads, makes = tuple(names[i] for i in inputs), tuple(names[i] for i in operator.outputs)
-        nodes.append(GraphNode(reads, makes, ROLES.get(kind, Role.COMPUTE), _macs(graph, kind, operator)))
+        role = ROLES.get(kind, Role.COMPUTE)
+        if kind == "PAD" and all(_kind(file, reader) in WEIGHTED for reader in _readers(file, operator.outputs[0])):
+            role = Role.MOVING  # XNNPACK lets the convolution after it pad
+        nodes.append(GraphNode(reads, makes, role, _macs(graph, kind, operator)))
     return Graph(
         tuple(nodes),
         tensors,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from src.contracts import Context, InputError, StoredWeight
 from src.deploy.tflite import TfLite
-from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
 from src.methods.quantize_int8 import QuantizeInt8
+from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
 from tests.deploy.conftest import CARD, NETS, Exported, Quantized, cnn, export, images, settled
 from tests.deploy.test_onnx_export import MACS, PARAMETERS, PEAKS
 
@@ -34,7 +34,7 @@ def weight_types(path: Path) -> Counter[tuple[str, str, str]]:
     """(operator, type of its input, type of its weight) of each convolution and dense layer, and how many."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(path), experimental_op_resolver_type=None)
+    interpreter = Interpreter(str(path))
     types = {tensor["index"]: np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
     return Counter(
         (operator["op_name"], *(types[index] for index in operator["inputs"][:2]))
