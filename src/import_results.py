@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SPOKEN = ("board", "python", "platform", "clock_mode", "threads", "measured_at", "bundle")
-NUMBERS = ("accuracy", "size_bytes", "temperature_celsius", "power_watts", "energy_mj")
+NUMBERS = ("accuracy", "size_bytes", "temperature_celsius", "power_watts", "energy_uj")
 FROM_HOST = ("variant", "target", "data", "model", "precision", "identity", "sha256", "seed")
 
 

@@ -176,7 +176,7 @@ def _measure(
         "steady": steady,
         "temperature_celsius": sensors.temperature_celsius(),
         "power_watts": None if joules is None else joules / spent,
-        "energy_mj": None if joules is None else 1000 * joules / len(times),
+        "energy_uj": None if joules is None else 1e6 * joules / len(times),
         "energy_source": None if joules is None else meter.source,
         "runtime": loaded.runtime,
     }
@@ -230,7 +230,7 @@ def _check(path: Optional[Path], seconds: float, threads: int, images: str, out:
 
 def _cells(row: Dict[str, Any]) -> List[str]:
     latency, degrees, watts, energy = (
-        row[k] for k in ("latency_ms", "temperature_celsius", "power_watts", "energy_mj")
+        row[k] for k in ("latency_ms", "temperature_celsius", "power_watts", "energy_uj")
     )
     return [
         f"{100 * row['accuracy']:.2f} %",
@@ -238,7 +238,7 @@ def _cells(row: Dict[str, Any]) -> List[str]:
         f"{row['size_bytes'] / 1e6:.2f} MB" if row["size_bytes"] >= 1e6 else f"{row['size_bytes'] / 1e3:.1f} kB",
         "-" if degrees is None else f"{degrees:.1f} C",
         "-" if watts is None else f"{watts:.2f} W",
-        "-" if energy is None else f"{energy:.3f} mJ",
+        "-" if energy is None else f"{energy:,.0f} uJ",
     ]
 
 
