@@ -190,8 +190,7 @@ def table(rows: Rows) -> list[str]:
                 size(statistics.mean(row["size_bytes"] for row in members)),
                 _mean([row["compression_ratio"] for row in members if row["compression_ratio"]], "{:.1f}") + "x",
                 size(statistics.mean(row["size_gzip_bytes"] for row in members)),
-                _mean([row["latency_ms_p50"] for row in members if row["latency_ms_p50"] is not None], "{:.3f}")
-                + " ms",
+                _times(members),
                 _faster(members),
                 "agree" if all(map(_agrees, members)) else "WRONG",
             ]
@@ -212,6 +211,11 @@ def aligned(lines: Sequence[Sequence[str]], *, left: int) -> list[str]:
 
 def _agrees(row: Mapping[str, Any]) -> bool:
     return bool(row["agreement"] >= LEAST_AGREEMENT)
+
+
+def _times(members: Rows) -> str:
+    found = [row["latency_ms_p50"] for row in members if row["latency_ms_p50"] is not None]
+    return f"{_mean(found, '{:.3f}')} ms" if found else "-"
 
 
 def _faster(members: Rows) -> str:

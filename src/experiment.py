@@ -138,9 +138,8 @@ class Experiment:
         if not files:
             raise InputError(self.refused[0].reason)
         rows, timed_before = self._timed(files, splits)
-        for file, row in zip(files, rows, strict=True):
-            for remark in plan.board.remarks(plan.targets[file.target].value, row.precision):
-                self.report.line(remark)
+        for remark in dict.fromkeys(remark for row in rows for remark in plan.board.remarks(row.precision)):
+            self.report.line(remark)
         self.report.end(clock() - started, timed_before and all(file.found for file in files))
         return rows
 

@@ -356,13 +356,13 @@ def test_artifacts_lists_stages_and_removes_those_that_no_run_names(commands: Co
     _, kept = commands.run("method=baseline", *FAST)
     _, dropped = commands.run("method=baseline", "seed=1", *FAST)
     said = commands.call("artifacts", "--artifacts", str(commands.artifacts))
-    assert said.out.count("1 run") == 4
+    assert said.out.count("1 run") == 6  # a baseline, its file and its timing, twice
     shutil.rmtree(dropped)
     said = commands.call("artifacts", "--artifacts", str(commands.artifacts), "--remove")
-    assert "Removed 2." in said.out
+    assert "Removed 3." in said.out
     left = {path.name for path in commands.artifacts.iterdir() if path.is_dir() and not path.name.startswith(".")}
     assert rows_of(kept)[0]["identity"] in left
-    assert len(left) == 2
+    assert len(left) == 3
 
 
 def test_a_layer_that_pruning_empties_is_named(commands: Commands) -> None:

@@ -63,18 +63,13 @@ class Board:
                 f"{self.memory_bytes:,}; {most if self.weights_in_memory and weights > activations else where}"
             )
 
-    def remarks(self, target: Target, precision: str) -> list[str]:
-        """What a user could expect of the file there in vain.
-
-        Args:
-            target: That wrote it.
-            precision: Of its row.
-        """
+    def remarks(self, precision: str) -> list[str]:
+        """What a user could expect in vain there of a file whose row has this ``precision``."""
         if self.arithmetic is None or not precision.startswith("int8") or "int8" in self.arithmetic:
             return []
         return [
-            f"Board {self.name} has no unit for int8 ({', '.join(self.arithmetic)}): there the INT8 file for "
-            f"{_runtime(target)} is smaller, not faster; removed channels and float16 are."
+            f"Board {self.name} has no unit for int8 ({', '.join(self.arithmetic)}): there an INT8 file is smaller, not "
+            "faster; float16 and removed channels are."
         ]
 
 

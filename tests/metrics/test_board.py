@@ -22,7 +22,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 
 def test_a_board_without_limits_takes_everything(parts: tuple[Path, ...]) -> None:
     ANY.check(TARGET, parts)
-    assert ANY.remarks(TARGET, "int8") == []
+    assert ANY.remarks("int8") == []
 
 
 def test_a_file_larger_than_the_storage_is_refused_with_its_largest_weight(parts: tuple[Path, ...]) -> None:
@@ -53,7 +53,7 @@ def test_a_runtime_that_the_board_lacks_is_refused(parts: tuple[Path, ...]) -> N
 
 def test_int8_where_no_unit_computes_it_is_called_smaller_not_faster() -> None:
     board = replace(ANY, arithmetic=["float32", "float16"])
-    assert board.remarks(TARGET, "float32") == []
-    (said,) = board.remarks(TARGET, "int8")
+    assert board.remarks("float32") == []
+    (said,) = board.remarks("int8")
     assert "no unit for int8" in said
     assert "smaller, not faster" in said
