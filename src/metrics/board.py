@@ -68,8 +68,8 @@ class Board:
         if self.arithmetic is None or not precision.startswith("int8") or "int8" in self.arithmetic:
             return []
         return [
-            f"Board {self.name} has no unit for int8 ({', '.join(self.arithmetic)}): there an INT8 file is smaller, not "
-            "faster; float16 and removed channels are."
+            f"Board {self.name} has no unit for int8 ({', '.join(self.arithmetic)}): there an INT8 file is smaller, "
+            "not faster; float16 and removed channels are."
         ]
 
 
