@@ -1,10 +1,11 @@
 """What a search finds against chance and against the fixed chains, and what it costs itself.
 
-``python -m benchmarks.search [--json FILE] [--seeds 3] [--trials 40] [search-override ...]``
+``python -m benchmarks.search [--json FILE] [--folder DIR] [--seeds 3] [--trials 40] [search-override ...]``
 
 For each seed the search and random search have as many trials of the same space (``+search=digits_budget`` unless
 another is given), as the command runs them; the fixed chains of ``conf/method`` are measured beside. All are judged on
-validation data, by gzipped bytes among those within the budget. Last, a study of 2,000 finished trials is opened,
+validation data, by gzipped bytes among those within the budget. With ``--folder`` a benchmark that was cut off goes on
+where it was. Last, a study of 2,000 finished trials is opened,
 asked for its next trial and reported.
 """
 
@@ -29,18 +30,21 @@ FINISHED = 2000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help="where searches and models are kept (a temporary one)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("overrides", nargs="*", default=["+search=digits_budget"])
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"machine": machine(), "overrides": arguments.overrides, "seeds": []}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for seed in range(arguments.seeds):
-            figures["seeds"].append(compare(Path(folder), seed, arguments.trials, arguments.overrides))
+            figures["seeds"].append(compare(folder.absolute(), seed, arguments.trials, arguments.overrides))
             print(json.dumps(figures["seeds"][-1]), flush=True)
             if arguments.json:
                 arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        figures["study_seconds"] = large_study(Path(folder))
+        figures["study_seconds"] = large_study(Path(temporary))
     for name in ("random", "chain"):
         ratios = [each[name] / each["search"] for each in figures["seeds"] if each[name] and each["search"]]
         figures[f"smaller_than_{name}"] = statistics.median(ratios) if ratios else None
@@ -58,19 +62,21 @@ def compare(folder: Path, seed: int, trials: int, overrides: list[str]) -> dict[
         out = folder / f"{name}_{seed}"
         given = [*overrides, f"seed={seed}", f"search.trials={trials}", f"sampler@search.sampler={sampler}"]
         where = [f"hydra.run.dir={out}", f"artifacts={folder / 'artifacts'}", "tracking=off", "search.finalists=1"]
-        started = time.perf_counter()
-        command("src.search", *given, *where, f"search.name={name}_{seed}", f"search.storage=sqlite:///{folder}/s.db")
+        if not (out / "search.json").exists():
+            storage = f"search.storage=sqlite:///{folder}/search.db"
+            command("src.search", *given, *where, f"search.name={name}_{seed}", storage)
         written = json.loads((out / "search.json").read_text())
         within = [t["values"]["size_gzip_bytes"] for t in written["trials"] if t["within_budget"] and not t["stopped"]]
         found[name] = min(within, default=None)
-        found[f"{name}_seconds"] = time.perf_counter() - started
+        found[f"{name}_seconds"] = written["trial_seconds"]
         found[f"{name}_overhead"] = written["overhead_share"]
         baseline, drop = written["baseline_accuracy_validation"], written["budget"]["accuracy_drop"]
     kept = {}
     for chain in CHAINS:
         out = folder / f"{chain}_{seed}"
         where = [f"hydra.run.dir={out}", f"artifacts={folder / 'artifacts'}", "tracking=off"]
-        command("src.run", *overrides, f"seed={seed}", f"method={chain}", *where)
+        if not (out / "results.json").exists():
+            command("src.run", *overrides, f"seed={seed}", f"method={chain}", *where)
         row = json.loads((out / "results.json").read_text())["rows"][-1]
         if baseline - row["accuracy_validation"] <= drop + 1e-9:
             kept[chain] = row["size_gzip_bytes"]
