@@ -145,7 +145,25 @@ def _convert(model: nn.Module, example_input: Tensor, integer: bool) -> bytes:
             edge = litert_torch.convert(channels_last, (image,), quant_config=static if integer else None)
             return bytes(edge.model_content())
     except Exception as error:  # of torch, of MLIR, of the converter: no common class
-        raise InputError(f"the network cannot be written as a TFLite file: {first_line(error)}") from error
+        raise InputError(
+            f"the network cannot be written as a TFLite file{_place(error)}: {first_line(error)}"
+        ) from error
+
+
+def _place(error: BaseException) -> str:
+    """The layer and the operator at which the converter failed, as far as the frames of its error tell."""
+    from torch.fx import Node
+
+    traceback, node = error.__traceback__, None
+    while traceback is not None:
+        found = traceback.tb_frame.f_locals.get("node") or traceback.tb_frame.f_locals.get("n")
+        node = found if isinstance(found, Node) else node
+        traceback = traceback.tb_next
+    if node is None:
+        return ""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    layer = str(stack[-1][0]).removeprefix("wrapped").removeprefix(".") if stack else ""
+    return f" (layer {layer or 'at the root'}, operator {node.target})"
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import warnings
 import zipfile
@@ -72,6 +73,7 @@ class TorchProgram:
         import torch
 
         network = _read(path, {}).module()
+        _make_floats_of_weights(network)
         torch.set_num_threads(threads)
 
         def run(images: np.ndarray) -> np.ndarray:
@@ -102,6 +104,26 @@ def _read(path: Path, text: dict[str, str]) -> Any:
             return torch.export.load(path, extra_files=text)
     except Exception as error:  # of many kinds
         raise InputError(f"{path} cannot be loaded by torch: {first_line(error)}") from error
+
+
+def _make_floats_of_weights(network: Any) -> None:
+    """Dequantize stored weights once instead of in each call, in place."""
+    import torch
+
+    for number, node in enumerate(list(network.graph.nodes)):
+        sources = node.all_input_nodes
+        name = getattr(node.target, "__name__", "")
+        if not name.startswith("dequantize_") or any(source.op != "get_attr" for source in sources):
+            continue
+        stored = {source: operator.attrgetter(source.target)(network) for source in sources}
+        arguments = torch.fx.node.map_arg(node.args, stored.__getitem__)
+        with torch.no_grad():
+            network.register_buffer(f"floats_{number}", node.target(*arguments, **node.kwargs))
+        with network.graph.inserting_before(node):
+            node.replace_all_uses_with(network.graph.get_attr(f"floats_{number}"))
+        network.graph.erase_node(node)
+    network.graph.eliminate_dead_code()
+    network.recompile()
 
 
 def _graph(program: Any) -> Graph:

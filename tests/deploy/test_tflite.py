@@ -207,13 +207,21 @@ def test_a_file_of_something_else_is_refused_and_named(tmp_path: Path, content: 
         assert str(path) in str(caught.value)
 
 
-def test_an_operator_that_the_format_lacks_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_operator_that_the_format_lacks_is_refused_with_its_layer_and_leaves_nothing(tmp_path: Path) -> None:
     class Fourier(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.fft.fft2(x).abs().mean((2, 3))
 
-    with pytest.raises(InputError, match="cannot be written as a TFLite file"):
-        FLOAT.export(Fourier(), images(1), tmp_path / "m.tflite", CARD, {})
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 3, 1), Fourier())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    with pytest.raises(InputError, match=r"cannot be written as a TFLite file \(layer inner\.1, operator "):
+        FLOAT.export(Net(), images(1), tmp_path / "m.tflite", CARD, {})
     assert not list(tmp_path.iterdir())
 
 
