@@ -72,6 +72,7 @@ class TfLite:
         if self.stored == "float16":
             _store_halves(file)
         _drop_transposes(file)
+        _drop_unused(file)
         _shorten_names(file)
         _add_metadata(file, json.dumps(cards.to_text(card)).encode())
         part = path.with_name(path.name + ".part")
@@ -456,6 +457,30 @@ def _only_reader(file: Any, operator: Any, kind: str, reader_kind: str, outputs:
         return None
     readers = _readers(file, operator.outputs[0])
     return readers[0] if len(readers) == 1 and _kind(file, readers[0]) == reader_kind else None
+
+
+def _drop_unused(file: Any) -> None:
+    """Drop tensors that no operation touches, and what they held, in place: tools that walk all of them trip."""
+    graph = file.subgraphs[0]
+    ends = [int(index) for index in (*graph.inputs, *graph.outputs)]
+    touched = {index for o in graph.operators for index in (*o.inputs, *o.outputs)} | set(ends)
+    kept = [index for index in range(len(graph.tensors)) if index in touched]
+    places = {-1: -1, **{index: place for place, index in enumerate(kept)}}
+    graph.tensors = [graph.tensors[index] for index in kept]
+    graph.inputs = [places[int(index)] for index in graph.inputs]
+    graph.outputs = [places[int(index)] for index in graph.outputs]
+    for operator in graph.operators:
+        operator.inputs = [places[index] for index in operator.inputs]
+        operator.outputs = [places[index] for index in operator.outputs]
+    for signature in file.signatureDefs or []:
+        for end in (*signature.inputs, *signature.outputs):
+            end.tensorIndex = places[end.tensorIndex]
+    entries = [*graph.tensors, *(file.metadata or [])]
+    held = sorted({0, *(entry.buffer for entry in entries)})
+    moved = {buffer: place for place, buffer in enumerate(held)}
+    file.buffers = [file.buffers[buffer] for buffer in held]
+    for entry in entries:
+        entry.buffer = moved[entry.buffer]
 
 
 def _shorten_names(file: Any) -> None:

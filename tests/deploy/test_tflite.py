@@ -80,6 +80,12 @@ def test_parameters_macs_and_peak_are_those_counted_by_hand(files: dict[str, Exp
     assert peak_activation_bytes(graph) == PEAKS[net]
 
 
+def test_no_tensor_is_left_that_no_operation_touches(files: dict[str, Exported], integer: Exported) -> None:
+    for file in (files["cnn"], integer):
+        graph = file.graph
+        assert set(graph.tensors) == {name for node in graph.nodes for name in (*node.inputs, *node.outputs)}
+
+
 def test_an_int8_network_runs_in_integers_and_keeps_its_scales(integer: Exported, quantized: Quantized) -> None:
     """All but the last layer, for whose output there is no scale: its weights are integers, its output floats."""
     assert weight_types(integer.path) == {
