@@ -33,6 +33,7 @@ from src.data.batches import evaluation_batches, example_image
 from src.models.build import build_model, check_fit
 from src.models.weights import load_weights
 from src.plan import Plan
+from src.primitives.folding import fold_batch_norm
 from src.primitives.keeping import Keep
 
 IMAGES = 8
@@ -53,7 +54,7 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
         load_weights(model, plan.weights)
         check_fit(model, splits)
     if plan.steps:
-        _export(plan, splits, Lowered(copy.deepcopy(model.eval()), {}, False), judged=False)
+        _export(plan, splits, lowered(model, None, splits), judged=False)
     if not plan.weights:
         try:
             with taught(plan.training.value.loss, model, model, splits):
@@ -82,10 +83,12 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
 
 
 def lowered(model: nn.Module, last: Method | None, splits: DataSplits) -> Lowered:
-    """``model``, made by the step ``last``, as exporters take it."""
+    """``model``, made by the step ``last``, as exporters take it, batch normalization folded."""
     if isinstance(last, QuantizingMethod):
         return last.lower(model, example_image(splits))
-    return Lowered(model, {}, False)
+    folded = copy.deepcopy(model).eval()
+    fold_batch_norm(folded, example_image(splits))
+    return Lowered(folded, {}, False)
 
 
 def card(splits: DataSplits, identity: str) -> ModelCard:

@@ -21,7 +21,7 @@ from tests.deploy.conftest import CARD, NETS, Exported, Quantized, cnn, export, 
 from tests.deploy.test_onnx_export import MACS, PARAMETERS, PEAKS
 
 pytest.importorskip("litert_torch")
-FLOAT = TfLite(stored="float32")
+FLOAT = TfLite(stored="float32", dynamic_batch=False)
 
 
 def tensors(path: Path) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ def test_weights_of_few_bits_are_stored_as_bytes_and_computed_in_floats(tmp_path
 def test_half_precision_halves_the_file_and_counts_the_same(tmp_path: Path, quantized: Quantized) -> None:
     (tmp_path / "half").mkdir()
     whole = export(quantized.plain, FLOAT, tmp_path)
-    half = export(quantized.plain, TfLite(stored="float16"), tmp_path / "half")
+    half = export(quantized.plain, TfLite(stored="float16", dynamic_batch=False), tmp_path / "half")
     assert half.size_bytes < 0.6 * whole.size_bytes
     assert parameters(half.graph) == parameters(whole.graph)
     assert macs(half.graph) == macs(whole.graph)
@@ -237,11 +237,11 @@ def test_exporting_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_precision_says_arithmetic_and_storage() -> None:
-    half = TfLite(stored="float16")
+    half = TfLite(stored="float16", dynamic_batch=False)
     said = (FLOAT.precision(False), FLOAT.precision(True), half.precision(False), half.precision(True))
     assert said == ("float32", "int8", "float32, float16 stored", "int8, float16 stored")
 
 
 def test_another_storage_is_refused() -> None:
     with pytest.raises(ValueError, match="stored must be one of float32, float16, and is int4"):
-        TfLite(stored="int4")
+        TfLite(stored="int4", dynamic_batch=False)
