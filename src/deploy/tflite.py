@@ -71,11 +71,11 @@ class TfLite:
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Raises InputError where the file is no TFLite file."""
+        """Floats in and out, also of a file of integers from elsewhere; InputError where it is no TFLite file."""
         interpreter = _interpreter(path, threads)
-        image, logits = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-
-        free, held = interpreter.get_input_details()[0]["shape_signature"][0] == -1, 1
+        source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        image, logits = source["index"], result["index"]
+        free, held = source["shape_signature"][0] == -1, 1
 
         def run(images: np.ndarray) -> np.ndarray:
             nonlocal held
@@ -86,9 +86,10 @@ class TfLite:
                 interpreter.allocate_tensors()
                 held = len(pixels)
             for some in (pixels,) if free else pixels[:, None]:
-                interpreter.set_tensor(image, some)
+                interpreter.set_tensor(image, some if source["dtype"] is np.float32 else _steps(some, source))
                 interpreter.invoke()
-                results.append(interpreter.get_tensor(logits))
+                found = interpreter.get_tensor(logits)
+                results.append(found if result["dtype"] is np.float32 else _floats(found, result))
             return results[0] if len(results) == 1 else np.concatenate(results)
 
         return run
@@ -107,6 +108,19 @@ class TfLite:
             if entry.name == tflite_file.METADATA:
                 text = json.loads(bytes(file.buffers[entry.buffer].data))
         return cards.from_text(text, path)
+
+
+def _steps(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """Floats in the integers of a tensor."""
+    scale, zero_point = details["quantization"]
+    limits = np.iinfo(details["dtype"])
+    return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(details["dtype"])
+
+
+def _floats(steps: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
+    """What the integers of a tensor stand for."""
+    scale, zero_point = details["quantization"]
+    return (steps.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
 def _interpreter(path: Path, threads: int) -> Any:
