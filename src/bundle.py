@@ -299,7 +299,7 @@ def _sample(splits: DataSplits, name: str, count: int | None) -> Sample:
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The same for rows of one file and measurement, as members of a survey share the baseline's."""
-    return tuple(str(row[key]) for key in ("identity", "target", "precision", "variant"))
+    return tuple(str(row[key]) for key in ("identity", "target", "precision", "variant", "sha256"))
 
 
 def _order(row: Mapping[str, Any], label: str) -> tuple[Any, ...]:

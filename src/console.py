@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from src.contracts import DataSplits, Epoch
+from src.contracts import LEAST_AGREEMENT, DataSplits, Epoch
 
 Rows = Sequence[Mapping[str, Any]]
-LEAST_AGREEMENT = 0.99  # of predicted classes with torch's; below, the table warns
 
 
 @contextmanager

@@ -449,6 +449,9 @@ class Epoch:
     finished_at: float
 
 
+LEAST_AGREEMENT = 0.99  # of predicted classes with torch's; below, a file does not do what its model does
+
+
 @dataclass(frozen=True)
 class Row:
     """One exported file, measured: a line of the result table (see docs/results.md).
@@ -496,6 +499,7 @@ class Row:
     load_ms: float | None = None
     peak_memory_bytes: int | None = None
     energy_uj: float | None = None
+    timed_at: str | None = None
     unavailable: dict[str, str] = field(default_factory=dict)
 
 

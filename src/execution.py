@@ -78,7 +78,7 @@ def execute(
     try:
         experiment = Experiment(plan, store=store, tracker=tracker, report=report, folder=folder)
         rows = experiment.run()
-        misses = budget.misses(rows)
+        misses = budget.misses(rows, experiment.refused)
         header = {
             **header_of(plan, rows[-1].identity, resolved, command=command, overrides=overrides),
             "budget_missed": misses,

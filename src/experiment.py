@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import logging
 import os
 import shutil
@@ -135,10 +136,10 @@ class Experiment:
                     files.append(self._file(variant, result, target, splits))
                 except NotExportableError as error:
                     self.refused.append(Refused(variant, target, str(error)))
-        if not files:
-            raise InputError(self.refused[0].reason)
+        if all(file.row.variant != variants[-1][0] for file in files):
+            raise InputError(next(each.reason for each in self.refused if each.variant == variants[-1][0]))
         rows, timed_before = self._timed(files, splits)
-        for remark in dict.fromkeys(remark for row in rows for remark in plan.board.remarks(row.precision)):
+        for remark in dict.fromkeys(remark for file in files for remark in self._remarks(file)):
             self.report.line(remark)
         self.report.end(clock() - started, timed_before and all(file.found for file in files))
         return rows
@@ -164,6 +165,7 @@ class Experiment:
         for name, part in self.plan.targets.items():
             with tempfile.TemporaryDirectory() as folder:
                 parts, result = self._write(made, name, Path(folder), splits)
+                self.plan.board.check(part.value, parts)
                 measured, _ = measure_untested(
                     part.value, parts, splits, _over(splits), threads=self.plan.compute.threads, integer=result.integer
                 )
@@ -360,7 +362,8 @@ class Experiment:
             artifact = f"{variant}.{target}.{ending}"
             for part in record["parts"]:
                 _link(folder / part, (self.folder / artifact).with_suffix(Path(part).suffix))
-            self.plan.board.check(self.plan.targets[target].value, [folder / part for part in record["parts"]])
+            if variant != "baseline" or not self.plan.steps:
+                self.plan.board.check(self.plan.targets[target].value, [folder / part for part in record["parts"]])
         fields = {**record["row"], "target": target, "weights_kept": made.record["weights_kept"]}
         row = Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name})
         return Exported(row, target, stage.identity, folder / record["parts"][0], found)
@@ -391,7 +394,7 @@ class Experiment:
         """The rows with times and ratios to the baseline's, and whether they were found again."""
         timed = [file for file in files if not getattr(self._target(file), "stand_in", False)]
         timings: dict[str, Timing] = {}
-        found = True
+        found, at = True, None
         if timed:
             stage = self.plan.timing([file.identity for file in timed])
             with self.store.hold(stage.identity, self.folder):
@@ -400,12 +403,22 @@ class Experiment:
                 if record is None:
                     paths = [(self._target(file), file.path) for file in timed]
                     taken = measure_times(paths, splits, _over(splits), self.plan.clock)
+                    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
                     record = {"kind": "timing", "spec": stage.spec, "timings": [asdict(each) for each in taken]}
+                    record["timed_at"] = now
                     self.store.finish(stage.identity, record)
             each = (Timing(**{**taken, "rounds_ms": tuple(taken["rounds_ms"])}) for taken in record["timings"])
-            timings = dict(zip((file.row.artifact for file in timed), each, strict=True))
+            timings, at = dict(zip((file.row.artifact for file in timed), each, strict=True)), record["timed_at"]
         bases = {file.target: file.row for file in files if file.row.variant == "baseline"}
-        return [with_times(file.row, bases.get(file.target), timings) for file in files], found
+        return [with_times(file.row, bases.get(file.target), timings, at) for file in files], found
+
+    def _remarks(self, file: Exported) -> list[str]:
+        """What the board and the target say of a file."""
+        of_target = getattr(self._target(file), "remarks", None)
+        return [
+            *self.plan.board.remarks(file.row.precision),
+            *(f"{file.row.artifact}: {line}" for line in (of_target(file.path) if of_target else [])),
+        ]
 
     def _target(self, file: Exported) -> Target:
         return self.plan.targets[file.target].value

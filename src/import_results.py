@@ -71,7 +71,10 @@ def _read(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text())
     except ValueError as error:
         raise InputError(f"{file} holds no results of a board: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("rows"), list):
+    rows = content.get("rows") if isinstance(content, dict) and content.get("format") == FORMAT else None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
+    ):
         raise InputError(f"{file} holds no results of a board: a bundle writes them when it is run there")
     if not content["rows"]:
         raise InputError(f"{file} has no row: nothing could be run on the board")
@@ -90,7 +93,10 @@ def _bundle(content: Mapping[str, Any], artifacts: Path, file: Path) -> dict[str
             f"{file} comes from bundle {named}, which is not known in {artifacts}/: import it where the bundle "
             "was made, or name its folder by --artifacts"
         )
-    known: dict[str, Any] = json.loads(path.read_text())
+    try:
+        known: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
     unknown = [str(row.get("name")) for row in content["rows"] if row.get("name") not in known["models"]]
     if unknown:
         raise InputError(f"{file} has rows that bundle {named} has no model for: {', '.join(unknown)}")

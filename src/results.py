@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from src.contracts import Row
+from src.contracts import Refused, Row
 
 RESULTS, METRICS, SURVEY, FAILURE = "results.json", "metrics.json", "survey.json", "failure.json"
 SEARCH = "search.json"
@@ -43,14 +43,26 @@ class Budget:
             if least is not None and value <= least:
                 raise ValueError(f"{name} must be more than {least}, and is {value}")
 
-    def misses(self, rows: Sequence[Row]) -> list[str]:
-        """One line for each row and limit that does not hold; the baseline is not judged beside a variant."""
+    def misses(self, rows: Sequence[Row], refused: Sequence[Refused] = ()) -> list[str]:
+        """One line for each row and limit that does not hold; the baseline is not judged beside a variant.
+
+        Args:
+            rows: Of a run.
+            refused: What has no file; it misses whatever limit there is.
+        """
         baselines = {row.target: row for row in rows if row.variant == "baseline"}
         judged = [row for row in rows if row.variant != "baseline"] or list(rows)
         lines = []
+        if any(limit is not None for limit in asdict(self).values()):
+            lines += [
+                f"{each.variant} on {each.target}: there is no file" for each in refused if each.variant != "baseline"
+            ]
         for row in judged:
             where = f"{row.variant} on {row.target}"
-            drop = round(baselines[row.target].accuracy_validation - row.accuracy_validation, 9)
+            base = baselines.get(row.target)
+            drop = 0.0 if base is None else round(base.accuracy_validation - row.accuracy_validation, 9)
+            if self.accuracy_drop is not None and base is None:
+                lines.append(f"{where}: the baseline has no file to compare its accuracy with")
             if self.accuracy_drop is not None and drop > self.accuracy_drop:
                 lines.append(f"{where}: validation accuracy fell by {drop:.4f}, allowed are {self.accuracy_drop}")
             if self.size_bytes is not None and row.size_bytes > self.size_bytes:
@@ -137,7 +149,7 @@ def gather_survey(folder: Path) -> dict[str, Any]:
             settings = [o for o in result["overrides"] if o in varied and not o.startswith(("seed=", "method="))]
             if row["variant"] == "baseline":
                 settings = [o for o in settings if not o.startswith("method.")]
-            key = (row["identity"], row["target"], row["precision"], row["variant"])
+            key = (row["identity"], row["target"], row["precision"], row["variant"], row["sha256"], *settings)
             rows.setdefault(key, {**row, "seed": result["seed"], "settings": settings, "member": member})
     return {
         "experiment": next((result["experiment"] for result in results.values()), folder.parent.name),

@@ -25,7 +25,7 @@ python -m src.run data=D model=M method=C target=[T1,T2]   without an experiment
 seed=0  refresh=true (make found stages anew)  verbose=true (show what libraries print)
 budget.accuracy_drop=0.005  budget.size_bytes=50000  budget.latency_ms=0.1   (exit 4 when missed)
 """
-GROUPS = ("experiment", "method", "data", "model", "training", "target", "tracking")
+GROUPS = ("experiment", "method", "data", "model", "training", "target", "board", "tracking")
 
 
 def main() -> int:

@@ -38,6 +38,8 @@ search.name=mine.
 budget.accuracy_drop=0.005  budget.size_bytes=50000  budget.latency_ms=0.1  search.objectives=[size_gzip_bytes]
 space.prune.choose.sparsity.hardest=0.9  sampler@search.sampler=random  workers=2  hydra/launcher=ray
 """
+# What a study's trials have in common.
+FIXED = ("data", "model", "training", "target", "board", "timing", "space", "budget", "seed")
 OWN = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra")  # say nothing of a model
 
 
@@ -247,16 +249,21 @@ def _prepare(asked: _Asked) -> tuple[Trials, Plan]:
     target = settings["target"] or next(iter(plan.targets))
     if target not in plan.targets:
         raise InputError(f"search.target must be one of {', '.join(plan.targets)}, and is {target}")
+    try:
+        judge = Judge(tuple(settings["objectives"]), build(resolved, "budget", Budget), float("nan"))
+    except ValueError as error:
+        raise InputError(f"search.{error}") from error
+    if judge.timed and getattr(plan.targets[target].value, "stand_in", False):
+        raise InputError(
+            f"Latency counts, and target {target} is run by another runtime here, whose times say nothing of it: "
+            "choose another search.target"
+        )
     splits = plan.data.value.load()
     steps = {name: build(resolved["space"], name, key=f"space.{name}") for name in resolved["space"]}
     try:
         space = Space(steps, weight_names(build_model(plan.model.value, splits, plan.seed)))
     except ValueError as error:
         raise InputError(str(error)) from error
-    try:
-        judge = Judge(tuple(settings["objectives"]), build(resolved, "budget", Budget), float("nan"))
-    except ValueError as error:
-        raise InputError(f"search.{error}") from error
     trials = Trials(
         space=space,
         judge=judge,
@@ -297,7 +304,7 @@ def _study(asked: _Asked, trials: Trials) -> optuna.Study:
     from src.stages.identity import files_of
     from src.study.claims import open_study
 
-    fixed = {name: asked.resolved[name] for name in ("data", "model", "training", "target", "space", "budget", "seed")}
+    fixed = {name: asked.resolved[name] for name in FIXED}
     fixed["data"] = {**fixed["data"], "root": None, "checksum": trials.splits.checksum}
     # A machine with other cores may join; weights count by their content.
     fixed["training"] = {key: value for key, value in fixed["training"].items() if key not in ("threads", "device")}

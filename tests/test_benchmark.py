@@ -62,6 +62,7 @@ def test_operators_are_shown_where_they_are_asked_for(commands: Commands) -> Non
         (["nothing.onnx"], "There is no file nothing.onnx"),
         (["README.md"], "no runtime here reads '.md' files"),
         (["README.md", "--seconds", "0"], "--seconds must be more than 0"),
+        (["README.md", "--seconds", "nan"], "--seconds must be more than 0"),
         (["README.md", "--largest-batch", "0"], "--largest-batch must be a whole number from 1"),
         (["README.md", "--operators", "0"], "--operators must be a whole number from 1"),
     ],
@@ -121,6 +122,35 @@ def test_a_model_that_cannot_fit_the_board_is_told_so_before_training(commands: 
     assert "does not fit board tiny" in said.err
     assert "needs most" in said.err
     assert not list(commands.artifacts.glob("*/stage.json"))
+
+
+def test_only_what_ships_must_fit_the_board(commands: Commands) -> None:
+    _, folder = commands.run("method=quantize_int8", *FAST)
+    base, row = rows_of(folder)
+    limit = f"board.storage_bytes={(base['size_bytes'] + row['size_bytes']) // 2}"
+    said, _ = commands.run("method=quantize_int8", "board.name=small", limit, *FAST)
+    assert said.code == 0, said.err
+    said, _ = commands.run("method=prune_magnitude", "board.name=small", limit, *FAST)
+    assert said.code == 2
+    assert "does not fit board small" in said.err
+
+
+def test_files_timed_in_two_ways_are_two_rows_of_a_survey(commands: Commands) -> None:
+    _, folder = commands.run("hydra.mode=MULTIRUN", "method=quantize_int8", "timing.threads=1,2", *FAST)
+    rows = json.loads((folder / "survey.json").read_text())["rows"]
+    assert [(row["variant"], row["settings"]) for row in rows] == [
+        ("baseline", ["timing.threads=1"]),
+        ("baseline", ["timing.threads=2"]),
+        ("quantize_int8", ["timing.threads=1"]),
+        ("quantize_int8", ["timing.threads=2"]),
+    ]
+
+
+def test_channels_that_cost_time_in_tensorrt_are_named(commands: Commands) -> None:
+    said, _ = commands.run("target=[tensorrt]", "model.blocks=[[6],[16]]", *FAST[:2], "model.dense=256")
+    assert said.code == 0, said.err
+    assert "baseline.tensorrt.onnx: " in said.out
+    assert "multiple" in said.out
 
 
 def test_a_board_without_int8_units_says_what_int8_is_good_for(commands: Commands) -> None:

@@ -202,6 +202,8 @@ def test_results_of_runs_that_were_not_tracked_are_refused(commands: Commands, t
     ("spoil", "said"),
     [
         (lambda content: content.clear(), "holds no results of a board"),
+        (lambda content: content.update(rows=[1]), "holds no results of a board"),
+        (lambda content: content["rows"][0].update(name=["a"]), "holds no results of a board"),
         (lambda content: content.update(rows=[]), "has no row"),
         (lambda content: content["rows"][0].update(name="another"), "has no model for: another"),
         (lambda content: content["rows"][0].pop("latency_ms"), "is not as a bundle writes it: KeyError 'latency_ms'"),

@@ -115,6 +115,12 @@ def test_a_chain_of_no_step_may_be_the_best_there_is(commands: Commands) -> None
     assert "trial_0/baseline.onnxruntime.onnx" in said.out
 
 
+def test_latency_on_a_target_that_another_runtime_stands_in_for_is_refused(commands: Commands) -> None:
+    said, _ = search(commands, "target=[tensorrt]", "search.objectives=[latency_ms_p50]")
+    assert said.code == 2
+    assert "whose times say nothing of it" in said.err
+
+
 def test_a_hopeless_budget_is_refused_where_the_hardest_chain_cannot_be_made_either(commands: Commands) -> None:
     said = search(commands, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.9")
     assert said.code == 2

@@ -34,7 +34,6 @@ class OnnxRuntime:
         stored: ``float32`` or ``float16``: how float weights lie in the file.
     """
 
-    runtime = "onnxruntime"
     ending = "onnx"
     extra: str | None = None
     free_batch = True
@@ -46,6 +45,10 @@ class OnnxRuntime:
         if provider == TENSORRT and stored != "float32":
             raise ValueError("TensorRT 8.2 takes no float16 weights from a file; its builder makes them")
         self.provider, self.stored = provider, stored
+
+    @property
+    def runtime(self) -> str:
+        return "onnxruntime" if self.provider == CPU else f"onnxruntime with {self.provider}"
 
     def precision(self, integer: bool) -> str:
         computed = "int8" if integer else "float32"

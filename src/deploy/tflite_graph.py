@@ -14,9 +14,7 @@ ROLES = {
     **dict.fromkeys(("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), Role.MOVING),
     **dict.fromkeys(("RELU", "RELU6", "LOGISTIC", "HARD_SWISH", "TANH", "ADD", "MUL", "SUB"), Role.IN_PLACE),
     "MAX_POOL_2D": Role.POOLING,
-    "QUANTIZE": Role.QUANTIZE,
-    "DEQUANTIZE": Role.DEQUANTIZE,
-}
+}  # QUANTIZE and DEQUANTIZE are operations of their own: types in this format are those of memory
 
 
 def graph_of(file: Any) -> Graph:

@@ -23,9 +23,7 @@ ROLES = {
     **dict.fromkeys(("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "tanh", "hardswish"), Role.IN_PLACE),
     **dict.fromkeys(("add", "add_", "mul", "batch_norm"), Role.IN_PLACE),
     "max_pool2d": Role.POOLING,
-    **dict.fromkeys(("quantize_per_tensor", "quantize_per_channel"), Role.QUANTIZE),
-    **dict.fromkeys(("dequantize_per_tensor", "dequantize_per_channel"), Role.DEQUANTIZE),
-}
+}  # quantizing and dequantizing are computed, each into memory of its own
 
 
 class TorchProgram:
@@ -95,6 +93,7 @@ class TorchProgram:
 def _read(path: Path, text: dict[str, str]) -> Any:
     """The program; ``text`` is filled with what the file says of itself."""
     import torch
+    import torch.ao.quantization.fx._decomposed  # defines the operators that INT8 programs hold
 
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be loaded by torch: it is no exported program")

@@ -47,10 +47,12 @@ def load(path: Path, runtime: str, precision: str, shape: Sequence[int], threads
         RefusedError: It is no model, or one that this version of the runtime does not take.
     """
     try:
-        if path.name.endswith(".onnx") and (runtime == "tensorrt" or path.name.endswith(".tensorrt.onnx")):
+        if path.name.endswith(".onnx") and (
+            runtime.rpartition(" for ")[2] == "tensorrt" or path.name.endswith(".tensorrt.onnx")
+        ):
             return _tensorrt(path, precision, shape)
         if path.suffix == ".onnx":
-            return _onnxruntime(path, threads)
+            return _onnxruntime(path, threads, runtime.partition(" with ")[2] or "CPUExecutionProvider")
         if path.suffix == ".tflite":
             return _tflite(path, shape, threads)
         if path.suffix == ".xml":
@@ -64,7 +66,7 @@ def load(path: Path, runtime: str, precision: str, shape: Sequence[int], threads
     raise NoRuntimeError(f"no runtime is known for '{path.suffix}' files")
 
 
-def _onnxruntime(path: Path, threads: int) -> Loaded:
+def _onnxruntime(path: Path, threads: int, provider: str) -> Loaded:
     try:
         import onnxruntime
     except ImportError as error:
@@ -73,7 +75,9 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    if provider not in onnxruntime.get_available_providers():
+        raise NoRuntimeError(f"onnxruntime {onnxruntime.__version__} has no {provider} here")
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     image, logits = session.get_inputs()[0], session.get_outputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:

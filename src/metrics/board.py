@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.contracts import InputError, Target
+from src.contracts import NotExportableError, Target
 from src.metrics.graph import largest_layer, peak_activation, weight_bytes
 from src.metrics.size import size_bytes
 
@@ -32,7 +32,7 @@ class Board:
     arithmetic: Sequence[str] | None
 
     def check(self, target: Target, parts: Sequence[Path]) -> None:
-        """Raise InputError where the file cannot run there, naming what needs most.
+        """Raise NotExportableError where the file cannot run there, naming what needs most.
 
         Args:
             target: That wrote it.
@@ -40,7 +40,7 @@ class Board:
         """
         runtime = _runtime(target)
         if self.runtimes is not None and runtime not in self.runtimes:
-            raise InputError(f"board {self.name} runs {', '.join(self.runtimes)}, and not {runtime}")
+            raise NotExportableError(f"board {self.name} runs {', '.join(self.runtimes)}, and not {runtime}")
         stored = size_bytes(parts)
         if self.memory_bytes is None and (self.storage_bytes is None or stored <= self.storage_bytes):
             return
@@ -48,7 +48,7 @@ class Board:
         weights, (layer, taken) = weight_bytes(graph), largest_layer(graph)
         most = f"{layer} needs most, {taken:,} bytes"
         if self.storage_bytes is not None and stored > self.storage_bytes:
-            raise InputError(
+            raise NotExportableError(
                 f"The file for {runtime} does not fit board {self.name}: {stored:,} bytes, and it can store "
                 f"{self.storage_bytes:,}; {most}"
             )
@@ -58,7 +58,7 @@ class Board:
         needed = activations + (weights if self.weights_in_memory else 0)
         if needed > self.memory_bytes:
             where = f"{at} needs most, {activations:,} bytes"
-            raise InputError(
+            raise NotExportableError(
                 f"The model for {runtime} does not fit board {self.name}: it needs {needed:,} bytes of memory of "
                 f"{self.memory_bytes:,}; {most if self.weights_in_memory and weights > activations else where}"
             )
@@ -68,11 +68,11 @@ class Board:
         if self.arithmetic is None or not precision.startswith("int8") or "int8" in self.arithmetic:
             return []
         return [
-            f"Board {self.name} has no unit for int8 ({', '.join(self.arithmetic)}): there an INT8 file is smaller, "
-            "not faster; float16 and removed channels are."
+            f"Board {self.name} has no unit for int8 ({', '.join(self.arithmetic)}): INT8 makes nothing faster there; "
+            "float16 and removed channels do."
         ]
 
 
 def _runtime(target: Target) -> str:
     """What is to run the file in the end."""
-    return target.runtime.rpartition(" for ")[2]
+    return target.runtime.rpartition(" for ")[2].partition(" with ")[0]

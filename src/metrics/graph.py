@@ -27,7 +27,12 @@ def integer_macs(graph: Graph) -> int:
     """Those of ``macs`` whose activations are 8-bit integers."""
     active = _active(graph)
     integers = _integers(graph, active, _readers(graph))
-    return sum(node.macs for node in active if any(name in integers for name in node.inputs))
+    made = {*graph.inputs, *(name for node in active for name in node.outputs)}
+
+    def integer(name: str) -> bool:
+        return name in integers or (name in made and graph.tensors[name].size_bytes == graph.tensors[name].elements)
+
+    return sum(node.macs for node in active if node.macs and any(map(integer, node.inputs)))
 
 
 def weight_bytes(graph: Graph) -> int:

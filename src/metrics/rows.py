@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.contracts import DataSplits, Graph, ImageSet, Lowered, Row, Target, first_line
+from src.contracts import LEAST_AGREEMENT, DataSplits, Graph, ImageSet, Lowered, Row, Target, first_line
 from src.metrics import graph as counted
 from src.metrics.accuracy import file_accuracy, torch_accuracy
-from src.metrics.agreement import LEAST, agreement, departs_at
+from src.metrics.agreement import agreement, departs_at
 from src.metrics.energy import energy_uj_estimate
 from src.metrics.machine import machine
 from src.metrics.size import sha256, size_bytes, size_gzip_bytes
@@ -60,7 +60,7 @@ def measure(
     agreed = agreement(session, model, (images for images, _ in batches(compared)))
     untested, unavailable = measure_untested(target, parts, splits, batches, threads=threads, integer=result.integer)
     departs, reason = None, None
-    if agreed.classes < LEAST:
+    if agreed.classes < LEAST_AGREEMENT:
         departs, reason = _departs_at(target, result, compared, batches)
         unavailable |= {"departs_at": reason} if reason else {}
     return Row(
@@ -127,13 +127,14 @@ def one_image(splits: DataSplits, batches: Callable[[ImageSet], Batches]) -> np.
     return image
 
 
-def with_times(row: Row, base: Row | None, timings: Mapping[str, Timing]) -> Row:
+def with_times(row: Row, base: Row | None, timings: Mapping[str, Timing], at: str | None) -> Row:
     """``row`` with its times, and with its ratios to the baseline's file of the same target.
 
     Args:
         row: Without them.
         base: The baseline's; None where its target has none.
         timings: By artifact; files that were not timed are missing.
+        at: When they were taken.
     """
     ours = timings.get(row.artifact)
     ratio = base.size_bytes / row.size_bytes if base is not None else None
@@ -141,7 +142,8 @@ def with_times(row: Row, base: Row | None, timings: Mapping[str, Timing]) -> Row
         reasons = dict.fromkeys(("latency_ms_p50",), f"{row.runtime} stands in, whose times say nothing of the target")
         return replace(row, compression_ratio=ratio, unavailable={**row.unavailable, **reasons})
     missing = {} if ours.peak_memory_bytes is not None else {"peak_memory_bytes": "the system does not tell"}
-    row = replace(row, compression_ratio=ratio, **ours.columns(), unavailable={**row.unavailable, **missing})
+    missing = {**row.unavailable, **missing}
+    row = replace(row, compression_ratio=ratio, **ours.columns(), timed_at=at, unavailable=missing)
     if base is None or base.artifact not in timings:
         return row
     faster = speedup(ours, timings[base.artifact])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import tempfile
@@ -44,7 +45,7 @@ class Clock:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a whole number from 1, and is {value}")
-        if not isinstance(self.seconds, (int, float)) or self.seconds <= 0:
+        if not isinstance(self.seconds, (int, float)) or not 0 < self.seconds < math.inf:
             raise ValueError(f"seconds must be more than 0, and is {self.seconds}")
 
 

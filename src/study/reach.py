@@ -72,11 +72,13 @@ def least(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str, float]:
         def some(_: ImageSet) -> Any:
             return evaluation_batches(splits, few, batch_size=IMAGES)
 
+        def one_by_one(images: ImageSet) -> Any:
+            return evaluation_batches(splits, images, batch_size=1)
+
         columns, _ = measure_untested(target, parts, splits, some, threads=1, integer=lowered.integer)
         if judge.timed:
-            columns |= measure_times([(target, parts[0])], splits, some, replace(plan.clock, largest_batch=1))[
-                0
-            ].columns()
+            clock = replace(plan.clock, largest_batch=1)
+            columns |= measure_times([(target, parts[0])], splits, one_by_one, clock)[0].columns()
     return {name: columns[name] for name in COLUMNS if columns.get(name) is not None and name != ACCURACY}
 
 

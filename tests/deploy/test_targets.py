@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from src.composition import build, composed, target_of
 from src.contracts import InputError, Lowered, Target
 from src.metrics.agreement import agreement
-from src.metrics.graph import macs, parameters, peak_activation_bytes
+from src.metrics.graph import integer_macs, macs, parameters, peak_activation_bytes
 from src.metrics.size import size_bytes
 from tests.deploy.conftest import CARD, NETS, Quantized, images
 from tests.plans import experiment, plan
@@ -126,6 +126,39 @@ def test_a_measuring_process_imports_no_torch(name: str, tmp_path: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_an_int8_file_is_loaded_by_a_process_that_did_not_write_it(
+    name: str, quantized: Quantized, tmp_path: Path
+) -> None:
+    target = made(name)
+    path = exported(target, Lowered(quantized.lowered, {}, True), tmp_path)[0]
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from src.composition import target_of\n"
+        f"print(target_of(Path({str(path)!r})).load(Path({str(path)!r}))(np.zeros((1, 3, 8, 8), np.float32)).shape)"
+    )
+    path = path.rename(path.with_name(f"q.{name}.{target.ending}")) if target.ending != "xml" else path
+    code = code.replace("model." + target.ending, path.name)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(1, 3)"
+
+
+def test_what_is_computed_in_integers_is_counted_so_in_every_format(quantized: Quantized, tmp_path: Path) -> None:
+    found = {}
+    for name in ("onnxruntime", "openvino", "tflite", "torch"):
+        target = made(name)
+        (tmp_path / name).mkdir()
+        graph = target.graph(exported(target, Lowered(quantized.lowered, {}, True), tmp_path / name)[0])
+        found[name] = (integer_macs(graph), macs(graph), peak_activation_bytes(graph))
+    every = found["onnxruntime"][1]
+    last = quantized.plain.get_submodule(list(dict(quantized.plain.named_modules()))[-1]).weight.numel()
+    assert {macs for _, macs, _ in found.values()} == {every}
+    assert found["onnxruntime"][0] == found["openvino"][0] == every
+    assert found["tflite"][0] == every - last  # whose input TFLite quantizes by itself
+    assert found["torch"][0] == 0
+    assert found["torch"][2] >= 3 * found["onnxruntime"][2]  # floats
 
 
 def test_a_tflite_file_takes_any_number_of_images_where_that_is_asked_for(tmp_path: Path) -> None:

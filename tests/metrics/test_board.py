@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.contracts import InputError
+from src.contracts import NotExportableError as InputError
 from src.metrics.board import Board
 from tests.deploy.conftest import CARD, TARGETS, cnn, images
 
@@ -56,4 +56,4 @@ def test_int8_where_no_unit_computes_it_is_called_smaller_not_faster() -> None:
     assert board.remarks("float32") == []
     (said,) = board.remarks("int8")
     assert "no unit for int8" in said
-    assert "smaller, not faster" in said
+    assert "makes nothing faster" in said

@@ -149,6 +149,7 @@ def test_nobody_else_measures_meanwhile_and_the_lock_is_given_back(lock: Path) -
         ({"threads": 0}, "threads"),
         ({"rounds": 0}, "rounds"),
         ({"seconds": 0.0}, "seconds"),
+        ({"seconds": float("inf")}, "seconds"),
         ({"largest_batch": 0}, "largest_batch"),
     ],
 )
