@@ -12,10 +12,12 @@ run: $(INSTALLED)
 pipeline: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
+COMMANDS := $(addprefix tests/test_,run.py search.py benchmark.py bundle.py)
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --ignore=tests/test_run.py --ignore=tests/test_search.py
-	@# The command turns file descriptors and configures logging: a process of its own, whatever ran before.
-	$(BIN)/python -m pytest -n 2 tests/test_run.py tests/test_search.py
+	$(BIN)/python -m pytest -n 2 $(addprefix --ignore=,$(COMMANDS))
+	@# Commands turn file descriptors and configure logging: a process of their own, whatever ran before.
+	$(BIN)/python -m pytest -n 2 $(COMMANDS)
 
 # Every method on every architecture, and every pair of methods.
 conformance: $(INSTALLED)

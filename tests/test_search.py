@@ -116,7 +116,7 @@ def test_a_chain_of_no_step_may_be_the_best_there_is(commands: Commands) -> None
 
 
 def test_latency_on_a_target_that_another_runtime_stands_in_for_is_refused(commands: Commands) -> None:
-    said, _ = search(commands, "target=[tensorrt]", "search.objectives=[latency_ms_p50]")
+    said = search(commands, "target=[tensorrt]", "search.objectives=[latency_ms_p50]")
     assert said.code == 2
     assert "whose times say nothing of it" in said.err
 
