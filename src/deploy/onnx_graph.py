@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from src.contracts import Graph, GraphNode, GraphTensor, Role
+from src.contracts import Graph, GraphNode, GraphTensor, InputError, Role, first_line
 
 ROLES = {
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), Role.MOVING),
@@ -21,9 +21,17 @@ ROLES = {
 }
 
 
+def read(path: Path) -> onnx.ModelProto:
+    """The file's model, or InputError."""
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # protobuf's and onnx's exceptions have no common public base class
+        raise InputError(f"{path} is no ONNX file: {first_line(error)}") from error
+
+
 def read_graph(path: Path) -> Graph:
     """The file's operations and tensors at batch 1; shapes are those of a run, so none has to be inferred."""
-    graph = onnx.load(str(path)).graph
+    graph = read(path).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
@@ -63,7 +71,7 @@ def _run_once(path: Path) -> dict[str, np.ndarray]:
     """Every activation of one black image, by name, the input's included."""
     import onnxruntime
 
-    model = onnx.load(str(path))
+    model = read(path)
     image = model.graph.input[0]
     shape = [1, *(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])]
     named = {value.name for value in model.graph.output}

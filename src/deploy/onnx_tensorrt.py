@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from src.contracts import InputError, first_line
+from src.contracts import InputError
 from src.deploy.onnx_fusing import constants_of, level_channels, readers_of, replace_nodes, store
+from src.deploy.onnx_graph import read
 
 OPSET = 13
 IR = 7
@@ -101,14 +102,6 @@ def quantize_float_weights(model: onnx.ModelProto) -> None:
 def check(path: Path) -> None:
     """Raise InputError that names the first layer of the file which TensorRT 8.2 would not take."""
     refuse_unfit(read(path))
-
-
-def read(path: Path) -> onnx.ModelProto:
-    """The file's model, or InputError."""
-    try:
-        return onnx.load(str(path))
-    except Exception as error:  # protobuf's and onnx's exceptions have no common public base class
-        raise InputError(f"{path} is no ONNX file: {first_line(error)}") from error
 
 
 def refuse_unfit(model: onnx.ModelProto) -> None:

@@ -252,9 +252,11 @@ def _behind_dequantize(file: Any, index: int, array: np.ndarray, kind: int, grid
 
 
 def store_halves(file: Any) -> None:
-    """Store each float weight and bias as float16, in place."""
+    """Store each float weight, and its bias, as float16, in place; integer kernels take no such bias."""
     graph, kinds = file.subgraphs[0], _types()
-    wanted = {i for o in graph.operators if kind_of(file, o) in WEIGHTED for i in o.inputs[1:] if i >= 0}
+    weighted = [operator for operator in graph.operators if kind_of(file, operator) in WEIGHTED]
+    floats = [operator for operator in weighted if graph.tensors[operator.inputs[1]].type == kinds.FLOAT32]
+    wanted = {index for operator in floats for index in operator.inputs[1:] if index >= 0}
     ahead = []
     for index in sorted(wanted):
         array = array_of(file, graph.tensors[index])
