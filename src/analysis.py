@@ -112,7 +112,7 @@ def int8_noise(
         "left_in_float": [{"layers": […], "accuracy": …}, …], "advice": [names]}``; ratios of signal to noise in
         decibels, of each layer's weights and of its outputs.
     """
-    method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
+    method = QuantizeInt8(bias_correction=False, ignored=[], fine_tune=None)
     quantized = method.compress(copy.deepcopy(model), context)
     plain = copy.deepcopy(model).eval()
     fold_batch_norm(plain, context.example_input)
@@ -137,7 +137,7 @@ def int8_noise(
     worst = sorted(names, key=lambda name: noise[name]["validation"] or math.inf)
     left: list[dict[str, Any]] = []
     for count in range(1, min(grid.float_layers, len(names) - 1) + 1):
-        kept_float = QuantizeInt8(bias_correction=True, ignored=worst[:count], fine_tune=None)
+        kept_float = QuantizeInt8(bias_correction=False, ignored=worst[:count], fine_tune=None)
         mixed = kept_float.compress(copy.deepcopy(model), context)
         left.append({"layers": worst[:count], "accuracy": evaluate(mixed)})
     best = max(left, key=lambda entry: entry["accuracy"], default=None)

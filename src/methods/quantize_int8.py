@@ -22,7 +22,8 @@ class QuantizeInt8:
     one scale, so that they go on sharing. Ends a chain: what comes out is no plain float network.
 
     Args:
-        bias_correction: Correct each bias for the mean error that quantization makes on calibration images.
+        bias_correction: Let NNCF correct biases for the mean error on calibration images. Where it was measured it made
+            the logits differ more (docs/methods.md).
         ignored: Patterns of weight names whose layers stay floats.
         fine_tune: How the network is trained under quantization (QAT); None calibrates only.
 
