@@ -151,7 +151,8 @@ def test_two_runs_become_a_table_metrics_and_plots_and_lead_to_their_revision(
     assert list(metrics) == ["baseline", "cluster"]
     for row in result["rows"]:
         measured = metrics[row["variant"]]["onnxruntime"]
-        assert measured == {column: row[column] for column in measured}
+        again = {"latency_ms_p50"} if row["variant"] == "baseline" else set()  # beside each method it is timed anew
+        assert {c: measured[c] for c in measured if c not in again} == {c: row[c] for c in measured if c not in again}
         assert {"accuracy", "size_bytes", "size_gzip_bytes", "macs"} <= set(measured)
     table = Path("pipeline/table.md").read_text()
     assert all(line in table for line in ("# small_cnn on shapes, seed 0", "\nbaseline ", "\ncluster "))
