@@ -12,6 +12,7 @@ from hypothesis import settings
 from src.contracts import DataSplits
 from src.data.shapes import Shapes
 from src.metrics.rows import measure_times
+from src.metrics.timing import PRELOADED
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -25,6 +26,9 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DNNC_DATA", raising=False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a command that a test calls sets it
     monkeypatch.setattr("src.experiment.measure_times", _briefly)
+
+
+PRELOADED.append("onnxruntime")  # imported once a test run instead of once a file
 
 
 def _briefly(files: Any, splits: Any, batches: Any, clock: Any) -> Any:

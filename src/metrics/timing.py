@@ -22,6 +22,7 @@ from src.contracts import InputError, Session, Target
 LOCK = Path(tempfile.gettempdir()) / "dnn-compression-measuring.lock"
 LONGEST_CALL = 0.5  # seconds; larger batches are not tried
 RESAMPLED = 2000
+PRELOADED = [__name__]  # by the process that those of the files are forked from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ class _Worker:
     def __init__(self, target: Target, path: Path, image: np.ndarray, threads: int) -> None:
         self.path = path
         clean = multiprocessing.get_context("forkserver")  # a process without the threads that this one has
-        clean.set_forkserver_preload([__name__])
+        clean.set_forkserver_preload(PRELOADED)
         self.connection, theirs = clean.Pipe()
         self.process = clean.Process(target=_serve, args=(theirs, target, path, image, threads), daemon=True)
         self.process.start()

@@ -187,10 +187,10 @@ METHODS = ["quantize_aware_int8", "quantize_uniform", "prune_cluster_quantize", 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_whatever_a_method_returns_is_exported_for_all_of_them_and_agrees(method: str, tmp_path: Path) -> None:
-    made = experiment(plan(f"method={method}", f"target=[{','.join(HERE)}]"), tmp_path)
+    names = [name for name in HERE if "16" not in name]
+    made = experiment(plan(f"method={method}", f"target=[{','.join(names)}]"), tmp_path)
     rows = made.run()
     assert not made.refused
-    assert sorted(row.target for row in rows if row.variant != "baseline") == HERE
+    assert sorted(row.target for row in rows if row.variant != "baseline") == names
     for row in rows:
-        if "bf16" not in row.precision:
-            assert row.agreement >= 0.99, (row.variant, row.target)
+        assert row.agreement >= 0.99, (row.variant, row.target)
