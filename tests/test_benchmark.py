@@ -146,6 +146,15 @@ def test_files_timed_in_two_ways_are_two_rows_of_a_survey(commands: Commands) ->
     ]
 
 
+def test_members_that_joblib_spreads_time_their_files_too(commands: Commands) -> None:
+    two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "timing.seconds=0.05", "timing.largest_batch=1"]
+    said, folder = commands.run("hydra.mode=MULTIRUN", "method=baseline,quantize_int8", *two, *FAST)
+    assert said.code == 0, said.err
+    rows = json.loads((folder / "survey.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == ["baseline", "quantize_int8"]
+    assert all(row["latency_ms_p50"] > 0 for row in rows)
+
+
 def test_channels_that_cost_time_in_tensorrt_are_named(commands: Commands) -> None:
     said, _ = commands.run("target=[tensorrt]", "model.blocks=[[6],[16]]", *FAST[:2], "model.dense=256")
     assert said.code == 0, said.err

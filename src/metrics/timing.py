@@ -7,8 +7,8 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -176,7 +176,8 @@ class _Worker:
         clean.set_forkserver_preload(PRELOADED)
         self.connection, theirs = clean.Pipe()
         self.process = clean.Process(target=_serve, args=(theirs, target, path, image, threads), daemon=True)
-        self.process.start()
+        with _no_launchers_method():
+            self.process.start()
         theirs.close()
 
     def __enter__(self) -> _Worker:
@@ -200,6 +201,17 @@ class _Worker:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+@contextmanager
+def _no_launchers_method() -> Iterator[None]:
+    """Start processes the common way: one takes over how this one starts others, and joblib's way it would not know."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def _serve(connection: Connection, target: Target, path: Path, image: np.ndarray, threads: int) -> None:
