@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from src.contracts import DataSplits, Target
+from src.contracts import DataSplits
+from src.data.batches import calibration_batches, evaluation_batches
+from src.metrics.accuracy import file_accuracy
 from src.metrics.machine import machine
 
 NETWORKS = {
@@ -76,10 +78,11 @@ def compare(network: str, epochs: int, seconds: float, artifacts: str, overrides
             PEERS[name](float_file, peer, splits)
             files = [float_file, ours, peer]
             clock = Clock(threads=1, seconds=seconds, rounds=20, largest_batch=1)
-            image = normalized(splits, splits.calibration.images[:1].numpy())
+            image = calibration(splits)[:1]
             timings = time_files([(target, file) for file in files], image, clock)
             sizes = [sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*")) for file in files]
-            hits = [accuracy(target, file, splits) for file in files]
+            batches = evaluation_batches(splits, splits.test, batch_size=BATCH)
+            hits = [file_accuracy(target.load(file), batches, len(splits.classes)).overall for file in files]
             rows.append(
                 {
                     "network": network,
@@ -115,19 +118,9 @@ def run(*arguments: str) -> None:
         raise RuntimeError(f"{arguments}: {done.stderr}")
 
 
-def normalized(splits: DataSplits, pixels: np.ndarray) -> np.ndarray:
-    """uint8 images as float32 of the training's mean and deviation."""
-    mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (splits.mean, splits.std))
-    result: np.ndarray = (pixels.astype(np.float32) / 255 - mean) / std
-    return result
-
-
-def accuracy(target: Target, file: Path, splits: DataSplits) -> float:
-    session, hits = target.load(file, threads=1), 0
-    for start in range(0, len(splits.test), BATCH):
-        images = normalized(splits, splits.test.images[start : start + BATCH].numpy())
-        hits += int((session(images).argmax(1) == splits.test.labels[start : start + BATCH].numpy()).sum())
-    return hits / len(splits.test)
+def calibration(splits: DataSplits) -> np.ndarray:
+    """The calibration images ``[n, c, h, w]``, float32, normalized."""
+    return np.concatenate([images.numpy() for images, _ in calibration_batches(splits)])
 
 
 # Peers --------------------------------------------------------------------------------------------
@@ -138,7 +131,7 @@ def by_onnxruntime(source: Path, to: Path, splits: DataSplits) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    images = iter(normalized(splits, splits.calibration.images.numpy()))
+    images = iter(calibration(splits))
 
     class Reader(CalibrationDataReader):
         def get_next(self) -> Any:
@@ -163,7 +156,7 @@ def by_nncf(source: Path, to: Path, splits: DataSplits) -> None:
     import nncf
     import openvino as ov
 
-    images = list(normalized(splits, splits.calibration.images.numpy())[:, None])
+    images = list(calibration(splits)[:, None])
     quantized = nncf.quantize(ov.Core().read_model(str(source)), nncf.Dataset(images), subset_size=len(images))
     ov.save_model(quantized, str(to), compress_to_fp16=False)
 
@@ -176,7 +169,7 @@ def by_ai_edge(source: Path, to: Path, splits: DataSplits) -> None:
     interpreter = Interpreter(str(source))
     (key, runner), *_ = [(key, interpreter.get_signature_runner(key)) for key in interpreter.get_signature_list()]
     name, details = next(iter(runner.get_input_details().items()))
-    images = normalized(splits, splits.calibration.images.numpy())
+    images = calibration(splits)
     if tuple(details["shape"][1:]) != images.shape[1:]:
         images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     made = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())

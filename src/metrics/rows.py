@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -160,7 +159,7 @@ def _departs_at(
     target: Target, result: Lowered, compared: ImageSet, batches: Callable[[ImageSet], Batches]
 ) -> tuple[str | None, str | None]:
     """The layer where the file departs from the model, or why it is not known."""
-    images = torch.cat([shown for shown, _ in itertools.islice(batches(compared), 1)])[:PROBED]
+    images = next(iter(batches(compared)))[0][:PROBED]
     try:
         with tempfile.TemporaryDirectory() as folder:
             return departs_at(target, result, images[:1], images, Path(folder)), None

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import DataSplits, ImageSet, InputError
-from src.data.batches import evaluation_batches, example_image
+from src.data.batches import evaluation_batches
 from src.metrics.rows import measure_times, measure_untested
 from src.plan import Plan
-from src.rehearsal import card, rehearse
+from src.rehearsal import rehearse, written
 from src.study.judging import ACCURACY, COLUMNS, LIMITS, Judge
 from src.study.space import Point, Space
 
@@ -62,12 +62,13 @@ def least(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str, float]:
     Raises:
         InputError: A step refuses.
     """
-    (target,) = (part.value for part in plan.targets.values())
+    ((name, part),) = plan.targets.items()
+    target = part.value
     few = splits.validation.select(slice(0, IMAGES))  # type: ignore[arg-type]
     lowered = rehearse(plan, splits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model.{target.ending}"
-        parts = target.export(lowered.model, example_image(splits), path, card(splits, ""), lowered.weights)
+        parts = written(name, target, lowered, splits, path, "")
 
         def some(_: ImageSet) -> Any:
             return evaluation_batches(splits, few, batch_size=IMAGES)
