@@ -367,7 +367,7 @@ def _work_together(
 ) -> None:
     """Let the workers work, then do what they left; return when every trial is finished, whoever had it."""
     from src.study.claims import finished
-    from src.study.workers import run_workers
+    from src.study.workers import LOG, run_workers
 
     seen = len(finished(study))
 
@@ -378,17 +378,16 @@ def _work_together(
             tell()
 
     if asked.resolved["workers"] > 1 and seen < asked.search["trials"]:
-        log = asked.folder / "workers.log"
         well = run_workers(
             sys.argv[1:],
             workers=asked.resolved["workers"],
             launcher=asked.choices.get("hydra/launcher", "basic"),
             threads=asked.resolved["training"]["threads"],
-            log=log,
+            folder=asked.folder,
             watch=watch,
         )
         if not well:
-            report.line(f"Workers failed (see {log}); this process goes on alone.")
+            report.line(f"Workers failed (see {asked.folder / LOG}); this process goes on alone.")
     while True:
         trials.work(study, _claims(asked, study), tell)
         if len(finished(study)) >= asked.search["trials"]:

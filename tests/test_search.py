@@ -31,7 +31,6 @@ def commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
 def search(commands: Commands, *overrides: str, tracking: str = "tracking=off") -> Said:
     where = [
         f"hydra.run.dir={commands.folder}/found",
-        f"hydra.sweep.dir={commands.folder}/found/workers",
         f"artifacts={commands.artifacts}",
         f"search.storage=sqlite:///{commands.folder}/search.db",
         tracking,

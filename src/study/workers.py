@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+LOG = "workers.log"
 POLL_SECONDS = 0.5
 LEAVE_SECONDS = 10.0
 
 
 def run_workers(
-    overrides: Sequence[str], *, workers: int, launcher: str, threads: int, log: Path, watch: Callable[[], None]
+    overrides: Sequence[str], *, workers: int, launcher: str, threads: int, folder: Path, watch: Callable[[], None]
 ) -> bool:
     """Run ``python -m src.search -m`` with a job for each worker, and wait for them.
 
@@ -26,7 +27,7 @@ def run_workers(
         workers: Jobs at once.
         launcher: Of Hydra's; ``basic``, which knows no second process, stands for ``joblib``.
         threads: Of each.
-        log: Gets what they print.
+        folder: Of the search; its ``workers.log`` gets what they print.
         watch: Called twice a second.
 
     Returns:
@@ -36,7 +37,8 @@ def run_workers(
     launch += [f"hydra.launcher.n_jobs={workers}"] if launcher in ("basic", "joblib") else []
     own = [given for given in overrides if not given.startswith(("hydra/launcher=", "training.threads="))]
     jobs = [*own, f"training.threads={threads}", f"worker={','.join(map(str, range(workers)))}", *launch]
-    with log.open("a") as out:
+    jobs += [f"hydra.sweep.dir={folder / 'workers'}"]
+    with (folder / LOG).open("a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "src.search", "-m", *jobs],
             stdout=out,
