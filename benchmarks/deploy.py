@@ -26,6 +26,7 @@ from src.contracts import DataSplits
 from src.data.batches import calibration_batches, evaluation_batches
 from src.metrics.accuracy import file_accuracy
 from src.metrics.machine import machine
+from src.metrics.size import parts_of, size_bytes
 
 NETWORKS = {
     "mnist_cnn": ("mnist", "mnist"),
@@ -80,7 +81,7 @@ def compare(network: str, epochs: int, seconds: float, artifacts: str, overrides
             clock = Clock(threads=1, seconds=seconds, rounds=20, largest_batch=1)
             image = calibration(splits)[:1]
             timings = time_files([(target, file) for file in files], image, clock)
-            sizes = [sum(part.stat().st_size for part in file.parent.glob(f"{file.stem}.*")) for file in files]
+            sizes = [size_bytes(parts_of(target, file)) for file in files]
             batches = evaluation_batches(splits, splits.test, batch_size=BATCH)
             hits = [file_accuracy(target.load(file), batches, len(splits.classes)).overall for file in files]
             rows.append(

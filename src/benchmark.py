@@ -75,7 +75,7 @@ def _image(card: ModelCard) -> Any:
 
 def _table(files: Sequence[Path], targets: Sequence[Target], timings: Sequence[Timing], clock: Clock) -> list[str]:
     from src.console import aligned, size
-    from src.metrics.size import size_bytes
+    from src.metrics.size import parts_of, size_bytes
     from src.metrics.timing import speedup
 
     rows = [
@@ -108,7 +108,7 @@ def _table(files: Sequence[Path], targets: Sequence[Target], timings: Sequence[T
                 f"{timing.load_ms:.1f} ms",
                 "?" if timing.peak_memory_bytes is None else size(timing.peak_memory_bytes),
                 "?" if energy is None else f"{energy:,.4g} uJ ({how})",
-                size(size_bytes(_parts(file))),
+                size(size_bytes(parts_of(target, file))),
             ]
         )
     threads = f"{clock.threads} thread" + "s" * (clock.threads > 1)
@@ -121,12 +121,6 @@ def _names(files: Sequence[Path]) -> list[str]:
 
     folder = os.path.commonpath([file.absolute().parent for file in files])
     return [os.path.relpath(file.absolute(), folder) for file in files]
-
-
-def _parts(file: Path) -> list[Path]:
-    """A file and what belongs to it: OpenVINO's weights lie beside its ``.xml``."""
-    beside = file.with_suffix(".bin")
-    return [file, beside] if file.suffix == ".xml" and beside.is_file() else [file]
 
 
 def _estimated_energy(target: Target, file: Path) -> float | None:

@@ -190,8 +190,9 @@ def _rows(run: Path) -> Iterator[Measured]:
     """The rows of a run or survey; their files are there and are those that were measured."""
     from omegaconf import OmegaConf
 
+    from src.composition import target_of
     from src.contracts import InputError
-    from src.metrics.size import sha256
+    from src.metrics.size import parts_of, sha256
     from src.results import RESULTS, SURVEY, gather_survey
 
     if (run / SURVEY).is_file():
@@ -205,17 +206,12 @@ def _rows(run: Path) -> Iterator[Measured]:
         raise InputError(f"{run} has no result row: every member of it failed")
     for folder, row in rows:
         header = _json(folder / RESULTS)
-        parts = tuple(
-            sorted(
-                folder.glob(f"{Path(row['artifact']).stem}.*"), key=lambda part: (part.name != row["artifact"], part)
-            )
-        )
-        if not parts or parts[0].name != row["artifact"]:
-            raise InputError(f"{folder / row['artifact']} is not there: run it again")
+        file = folder / row["artifact"]
+        if not file.is_file():
+            raise InputError(f"{file} is not there: run it again")
+        parts = parts_of(target_of(file), file)
         if sha256(parts) != row["sha256"]:
-            raise InputError(
-                f"{folder / row['artifact']} is not the file that was measured (another checksum): run it again"
-            )
+            raise InputError(f"{file} is not the file that was measured (another checksum): run it again")
         config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))  # type: ignore[assignment]
         tracking = None
         if header.get("tracking_uri") and header.get("tracking_run") and not header["tracking_error"]:

@@ -166,8 +166,9 @@ class Experiment:
             with tempfile.TemporaryDirectory() as folder:
                 parts, result = self._write(made, name, Path(folder), splits)
                 self.plan.board.check(part.value, parts)
+                session = part.value.load(parts[0], threads=self.plan.compute.threads)
                 measured, _ = measure_untested(
-                    part.value, parts, splits, _over(splits), threads=self.plan.compute.threads, integer=result.integer
+                    part.value, parts, session, splits, _over(splits), integer=result.integer
                 )
                 if timed:
                     alone = replace(self.plan.clock, largest_batch=1)

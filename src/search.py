@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from src.console import Report
     from src.contracts import Row
     from src.plan import Plan
+    from src.study.asked import Asked
     from src.study.claims import Claims
     from src.study.judging import Judge
     from src.study.outcome import Outcome
@@ -40,7 +40,6 @@ space.prune.choose.sparsity.hardest=0.9  sampler@search.sampler=random  workers=
 """
 # What a study's trials have in common.
 FIXED = ("data", "model", "training", "target", "board", "timing", "space", "budget", "seed")
-OWN = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra")  # say nothing of a model
 
 
 def main() -> int:
@@ -79,53 +78,25 @@ def _hydra() -> int:
     return max(codes, default=DONE)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the command line asked for.
-
-    Attributes:
-        resolved: The whole config.
-        choices: Hydra's: which file each group came from.
-        overrides: As given, and the threads that are dealt out.
-        folder: Of the search, as a user would write it.
-        command: That goes on with it.
-    """
-
-    resolved: dict[str, Any]
-    choices: dict[str, str]
-    overrides: list[str]
-    folder: Path
-    command: str
-
-    @property
-    def search(self) -> dict[str, Any]:
-        settings: dict[str, Any] = self.resolved["search"]
-        return settings
-
-    @property
-    def locks(self) -> Path:
-        """Beside the stages, apart for each storage."""
-        storage = hashlib.md5(self.search["storage"].encode()).hexdigest()[:8]
-        return Path(self.resolved["artifacts"]).expanduser().resolve() / ".locks" / f"search-{storage}"
-
-
-def _asked(config: DictConfig) -> _Asked:
+def _asked(config: DictConfig) -> Asked:
+    """What the running job of Hydra's was asked for; raises InputError where a setting of the search is wrong."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from src.console import shown
+    from src.study.asked import Asked, check
     from src.training.recipe import usable_cores
 
     hydra_config = HydraConfig.get()
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     given = list(hydra_config.overrides.task)
-    _check(resolved)
+    check(resolved)
     overrides = [each for each in given if not each.startswith(("worker=", "workers="))]
     if resolved["training"]["threads"] == "auto":
         threads = max(1, usable_cores() // resolved["workers"])
         resolved["training"]["threads"] = threads
         overrides.append(f"training.threads={threads}")
-    return _Asked(
+    return Asked(
         resolved,
         dict(hydra_config.runtime.choices),
         overrides,
@@ -134,39 +105,7 @@ def _asked(config: DictConfig) -> _Asked:
     )
 
 
-def _check(resolved: Mapping[str, Any]) -> None:
-    """Raise InputError where a setting of the search is of the wrong kind."""
-    import re
-
-    from src.contracts import InputError
-
-    settings = resolved["search"]
-    whole = {
-        "workers": resolved["workers"],
-        **{f"search.{n}": settings[n] for n in ("trials", "finalists", "attempts")},
-    }
-    for key, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{key} must be a whole number from 1, and is {value}")
-    for name in ("objectives", "lengths", "first", "sensitivity_drops"):
-        if not isinstance(settings[name], list):
-            raise InputError(f"search.{name} must be a list, and is {settings[name]}")
-    lengths = settings["lengths"]
-    numbers = lengths and all(isinstance(length, (int, float)) for length in lengths)
-    if not numbers or lengths != sorted(lengths) or lengths[0] <= 0 or lengths[-1] != 1:
-        raise InputError(f"search.lengths must ascend to 1 from more than 0, and are {lengths}")
-    if not all(isinstance(point, dict) for point in settings["first"]):
-        raise InputError(f"search.first must be a list of points, {{prune.sparsity: 0.9}}, and is {settings['first']}")
-    if not re.fullmatch(r"[\w.-]+", str(settings["name"])):
-        raise InputError(f"search.name must be of letters, digits, '_', '-' and '.', and is {settings['name']!r}")
-    for name in ("storage", *(["target"] if settings["target"] is not None else [])):
-        if not isinstance(settings[name], str):
-            raise InputError(f"search.{name} must be a word, and is {settings[name]}")
-    if not isinstance(resolved["budget"], dict) or not isinstance(resolved["space"], dict):
-        raise InputError("budget and space must hold settings by their keys")
-
-
-def _search(asked: _Asked) -> int:
+def _search(asked: Asked) -> int:
     """Search, finish the best, print and track; return the exit code."""
     from src.console import Report, only_ours
 
@@ -217,7 +156,7 @@ def _search(asked: _Asked) -> int:
     return DONE if outcome.chosen is not None else BUDGET_MISSED
 
 
-def _work(asked: _Asked) -> None:
+def _work(asked: Asked) -> None:
     """Be one of many workers: take trials from the study until none is left."""
     from src.console import only_ours
 
@@ -232,7 +171,7 @@ def _work(asked: _Asked) -> None:
 # What is searched --------------------------------------------------------------------------------------
 
 
-def _prepare(asked: _Asked) -> tuple[Trials, Plan]:
+def _prepare(asked: Asked) -> tuple[Trials, Plan]:
     """The trials' common part and the baseline's plan; what is wrong with the input is found out here."""
     from src.composition import build, build_plan
     from src.contracts import InputError
@@ -277,7 +216,7 @@ def _prepare(asked: _Asked) -> tuple[Trials, Plan]:
     return trials, plan
 
 
-def _plan(asked: _Asked, space: Space, point: Point, number: int, length: float, target: str) -> Plan:
+def _plan(asked: Asked, space: Space, point: Point, number: int, length: float, target: str) -> Plan:
     """The plan of a point for the one target that counts, its steps fine-tuned for a share ``length``."""
     from src.composition import build_plan
     from src.study.trials import shortened
@@ -295,12 +234,12 @@ def _composed(*overrides: str) -> tuple[dict[str, Any], dict[str, str]]:
     return composed(overrides, "search")
 
 
-def _judge(asked: _Asked, trials: Trials, baseline: Sequence[Row]) -> Judge:
+def _judge(asked: Asked, trials: Trials, baseline: Sequence[Row]) -> Judge:
     accuracy = next(row.accuracy_validation for row in baseline if row.target == trials.target)
     return replace(trials.judge, baseline=accuracy)
 
 
-def _study(asked: _Asked, trials: Trials) -> optuna.Study:
+def _study(asked: Asked, trials: Trials) -> optuna.Study:
     from src.stages.identity import files_of
     from src.study.claims import open_study
 
@@ -319,7 +258,7 @@ def _study(asked: _Asked, trials: Trials) -> optuna.Study:
     )
 
 
-def _first(asked: _Asked, space: Space) -> list[Point]:
+def _first(asked: Asked, space: Space) -> list[Point]:
     """The points to begin with; raises InputError where one names no dimension."""
     from src.contracts import InputError
     from src.primitives.sensitivity import read_sensitivity
@@ -348,7 +287,7 @@ def _begin(study: optuna.Study, points: Sequence[Point]) -> None:
 # Working -----------------------------------------------------------------------------------------------
 
 
-def _claims(asked: _Asked, study: optuna.Study) -> Claims:
+def _claims(asked: Asked, study: optuna.Study) -> Claims:
     from src.composition import build
     from src.study.claims import Claims
 
@@ -362,9 +301,7 @@ def _claims(asked: _Asked, study: optuna.Study) -> Claims:
     )
 
 
-def _work_together(
-    asked: _Asked, study: optuna.Study, trials: Trials, tell: Callable[[], None], report: Report
-) -> None:
+def _work_together(asked: Asked, study: optuna.Study, trials: Trials, tell: Callable[[], None], report: Report) -> None:
     """Let the workers work, then do what they left; return when every trial is finished, whoever had it."""
     from src.study.claims import finished
     from src.study.workers import LOG, run_workers
@@ -396,7 +333,7 @@ def _work_together(
 
 
 def _finalists(
-    asked: _Asked,
+    asked: Asked,
     study: optuna.Study,
     trials: Trials,
     baseline: Sequence[Row],
@@ -422,7 +359,7 @@ def _finalists(
         except TrackingError as error:  # the store died meanwhile: the results are finished without it
             tracking.failed(error)
             rows = _finish(asked, chain, f"trial_{number}", report.terminal, tracked=False)
-        commands[number] = _again(asked, chain)
+        commands[number] = asked.again(chain)
         # A chain of no step is the baseline.
         finalists[number] = [row for row in rows if row.variant != "baseline"] or rows
         counted = next(row for row in finalists[number] if row.target == trials.target)
@@ -436,7 +373,7 @@ def _finalists(
 
 
 def _finish(
-    asked: _Asked, overrides: Sequence[str], folder_name: str, terminal: TextIO, *, tracked: bool = True
+    asked: Asked, overrides: Sequence[str], folder_name: str, terminal: TextIO, *, tracked: bool = True
 ) -> list[Row]:
     """Run what ``overrides`` make of the search's config as ``python -m src.run`` would; return its rows."""
     from src.console import Report
@@ -452,8 +389,8 @@ def _finish(
         choices,
         folder,
         report=Report(terminal, ""),
-        command=_again(asked, overrides),
-        overrides=[*_own(asked), *overrides],
+        command=asked.again(overrides),
+        overrides=[*asked.own, *overrides],
         parent=asked.folder.absolute(),
     )
     return list(done.rows)
@@ -462,17 +399,7 @@ def _finish(
 # What comes of it --------------------------------------------------------------------------------------
 
 
-def _own(asked: _Asked) -> list[str]:
-    """What of the command line says something of a model."""
-    return [given for given in asked.overrides if not given.startswith(OWN)]
-
-
-def _again(asked: _Asked, overrides: Sequence[str]) -> str:
-    """The one command that makes a model again."""
-    return shlex.join(["python", "-m", "src.run", *_own(asked), *overrides])
-
-
-def _write(asked: _Asked, plan: Plan, outcome: Outcome) -> None:
+def _write(asked: Asked, plan: Plan, outcome: Outcome) -> None:
     """The whole config, ``results.json`` and ``metrics.json`` of the finalists, and what the outcome writes."""
     from omegaconf import OmegaConf
 
@@ -488,7 +415,7 @@ def _write(asked: _Asked, plan: Plan, outcome: Outcome) -> None:
     outcome.write(asked.resolved["budget"])
 
 
-def _registered(asked: _Asked, tracking: StudyTracking, outcome: Outcome) -> list[str]:
+def _registered(asked: Asked, tracking: StudyTracking, outcome: Outcome) -> list[str]:
     """Put the chosen model into the registry, and move the aliases for which it is better; say what became of it."""
     from dataclasses import asdict
 

@@ -43,6 +43,7 @@ class OpenVino:
 
     runtime = "openvino"
     ending = "xml"
+    beside = ("bin",)
     extra = "openvino"
     free_batch = True
 

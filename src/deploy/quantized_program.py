@@ -1,4 +1,4 @@
-"""Quantized networks in operators that ``torch.export`` takes, and weights really stored as 8-bit integers."""
+"""Quantized networks in operators that ``torch.export`` takes, and weights really stored in 8 or 16 bits."""
 
 from __future__ import annotations
 
@@ -136,6 +136,28 @@ def with_stored_integers(model: nn.Module, weights: Mapping[str, StoredWeight]) 
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizeDequantize) and module.weight_name in done:
             model.set_submodule(name, nn.Identity())
+    return model
+
+
+class Widen(nn.Module):
+    """Makes float32 of stored float16 weights."""
+
+    def forward(self, halves: Tensor) -> Tensor:
+        return halves.float()
+
+
+@torch.no_grad()
+def with_stored_halves(model: nn.Module) -> nn.Module:
+    """Store float32 weights and biases as float16, in place; values beyond float16, and what layers share, stay."""
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    for name, parameter in list(model.named_parameters()):
+        layer_name, _, attribute = name.rpartition(".")
+        fits = parameter.dtype == torch.float32 and parameter.abs().max() <= torch.finfo(torch.float16).max
+        if not fits or owners[id(parameter)] > 1:
+            continue
+        layer = model.get_submodule(layer_name)
+        setattr(layer, attribute, nn.Parameter(parameter.half(), requires_grad=False))
+        parametrize.register_parametrization(layer, attribute, Widen(), unsafe=True)
     return model
 
 

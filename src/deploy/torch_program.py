@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+STORED = ("float32", "float16")
 ROLES = {
     **dict.fromkeys(("view", "reshape", "flatten", "unsqueeze", "squeeze", "dropout", "contiguous"), Role.MOVING),
     **dict.fromkeys(("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "tanh", "hardswish"), Role.IN_PLACE),
@@ -29,7 +30,10 @@ ROLES = {
 class TorchProgram:
     """Writes ``.pt2`` and runs it in torch, without the code that defined the network.
 
-    Arithmetic is in floats whatever is stored: an INT8 network's file is smaller, not faster.
+    Arithmetic is in float32 whatever is stored: an INT8 network's file is smaller, not faster.
+
+    Args:
+        stored: ``float32`` or ``float16``: how float weights lie in the file.
     """
 
     runtime = "torch"
@@ -37,8 +41,14 @@ class TorchProgram:
     extra: str | None = None
     free_batch = True
 
+    def __init__(self, *, stored: str) -> None:
+        if stored not in STORED:
+            raise ValueError(f"stored must be one of {', '.join(STORED)}, and is {stored}")
+        self.stored = stored
+
     def precision(self, integer: bool) -> str:
-        return "float32, int8 stored" if integer else "float32"
+        kept = [*(["int8"] if integer else []), *(["float16"] if self.stored == "float16" else [])]
+        return "float32" + (f", {' and '.join(kept)} stored" if kept else "")
 
     def export(
         self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
@@ -46,10 +56,12 @@ class TorchProgram:
         """Raises InputError where the network cannot be exported with a free batch size."""
         import torch
 
-        from src.deploy.quantized_program import with_operators, with_stored_integers
+        from src.deploy.quantized_program import with_operators, with_stored_halves, with_stored_integers
 
         written, quantized = with_operators(model, example_input)
         with_stored_integers(written, {**weights, **quantized})
+        if self.stored == "float16":
+            with_stored_halves(written)
         batch = torch.cat([example_input, example_input])
         try:
             with warnings.catch_warnings(), torch.no_grad():
@@ -106,13 +118,17 @@ def _read(path: Path, text: dict[str, str]) -> Any:
 
 
 def _make_floats_of_weights(network: Any) -> None:
-    """Dequantize stored weights once instead of in each call, in place."""
+    """Make float32 of stored weights once instead of in each call, in place."""
     import torch
 
     for number, node in enumerate(list(network.graph.nodes)):
         sources = node.all_input_nodes
         name = getattr(node.target, "__name__", "")
-        if not name.startswith("dequantize_") or any(source.op != "get_attr" for source in sources):
+        if (
+            not sources
+            or not name.startswith(("dequantize_", "to.dtype"))
+            or any(source.op != "get_attr" for source in sources)
+        ):
             continue
         stored = {source: operator.attrgetter(source.target)(network) for source in sources}
         arguments = torch.fx.node.map_arg(node.args, stored.__getitem__)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.contracts import LEAST_AGREEMENT, DataSplits, Graph, ImageSet, Lowered, Row, Target, first_line
+from src.contracts import LEAST_AGREEMENT, DataSplits, Graph, ImageSet, Lowered, Row, Session, Target, first_line
 from src.metrics import graph as counted
 from src.metrics.accuracy import file_accuracy, torch_accuracy
 from src.metrics.agreement import agreement, departs_at
@@ -57,7 +57,7 @@ def measure(
     on_test = file_accuracy(session, batches(splits.test), len(splits.classes))
     compared = splits.validation.select(torch.arange(min(COMPARED, len(splits.validation))))
     agreed = agreement(session, model, (images for images, _ in batches(compared)))
-    untested, unavailable = measure_untested(target, parts, splits, batches, threads=threads, integer=result.integer)
+    untested, unavailable = measure_untested(target, parts, session, splits, batches, integer=result.integer)
     departs, reason = None, None
     if agreed.classes < LEAST_AGREEMENT:
         departs, reason = _departs_at(target, result, compared, batches)
@@ -91,19 +91,20 @@ def measure(
 def measure_untested(
     target: Target,
     parts: Sequence[Path],
+    session: Session,
     splits: DataSplits,
     batches: Callable[[ImageSet], Batches],
     *,
-    threads: int,
     integer: bool,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The columns that need neither test data nor a clock, and why some of them are None.
 
     Args:
-        target, parts, splits, batches, threads: As for ``measure``.
+        target, parts, splits, batches: As for ``measure``.
+        session: The file, loaded.
         integer: Whether the file computes in integers.
     """
-    validated = file_accuracy(target.load(parts[0], threads=threads), batches(splits.validation), len(splits.classes))
+    validated = file_accuracy(session, batches(splits.validation), len(splits.classes))
     counts, unavailable = _counts(target, parts[0], target.precision(integer))
     return {
         "accuracy_validation": validated.overall,

@@ -6,6 +6,16 @@ import gzip
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from src.contracts import Target
+
+
+def parts_of(target: Target, file: Path) -> tuple[Path, ...]:
+    """A file and what its target wrote beside it, the file first."""
+    beside = (file.with_suffix(f".{ending}") for ending in getattr(target, "beside", ()))
+    return (file, *(part for part in beside if part.is_file()))
 
 
 def size_bytes(parts: Iterable[Path]) -> int:

@@ -76,7 +76,8 @@ def least(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str, float]:
         def one_by_one(images: ImageSet) -> Any:
             return evaluation_batches(splits, images, batch_size=1)
 
-        columns, _ = measure_untested(target, parts, splits, some, threads=1, integer=lowered.integer)
+        session = target.load(parts[0], threads=1)
+        columns, _ = measure_untested(target, parts, session, splits, some, integer=lowered.integer)
         if judge.timed:
             clock = replace(plan.clock, largest_batch=1)
             columns |= measure_times([(target, parts[0])], splits, one_by_one, clock)[0].columns()

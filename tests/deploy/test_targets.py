@@ -24,7 +24,7 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 ELSEWHERE = {"onnxruntime_cuda", "onnxruntime_tensorrt"}  # need an accelerator to be loaded
 HERE = [name for name in NAMES if name not in ELSEWHERE]
 # bf16 has 8 bits of mantissa, float16 weights 11.
-NEAR = {"openvino_bf16": 0.2, "openvino_fp16": 1e-2, "onnxruntime_fp16": 1e-2, "tflite_fp16": 1e-2}
+NEAR = {"openvino_bf16": 0.2, "openvino_fp16": 1e-2, "onnxruntime_fp16": 1e-2, "tflite_fp16": 1e-2, "torch_fp16": 1e-2}
 
 
 def made(name: str) -> Target:

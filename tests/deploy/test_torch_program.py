@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from src.contracts import InputError, StoredWeight
-from src.deploy.torch_program import TorchProgram
+from src.deploy.torch_program import TorchProgram, _make_floats_of_weights
 from src.metrics.graph import macs, parameters
 from tests.deploy.conftest import CARD, NETS, Quantized, cnn, export, images
 from tests.deploy.test_onnx_export import MACS
 
+FLOATS, HALVES = TorchProgram(stored="float32"), TorchProgram(stored="float16")
+
 
 @pytest.mark.parametrize("net", ["cnn", "residual"])
 def test_outputs_agree_with_torch_at_any_batch_size(tmp_path: Path, net: str) -> None:
-    file = export(NETS[net](), TorchProgram(), tmp_path)
+    file = export(NETS[net](), FLOATS, tmp_path)
     for count in (1, 64):
         with torch.no_grad():
             expected = file.model(images(count)).numpy()
@@ -30,8 +32,8 @@ def test_outputs_agree_with_torch_at_any_batch_size(tmp_path: Path, net: str) ->
 
 def test_an_int8_file_is_small_and_computes_as_the_fake_quantized_network(tmp_path: Path, quantized: Quantized) -> None:
     (tmp_path / "float").mkdir()
-    plain = export(quantized.plain, TorchProgram(), tmp_path / "float")
-    integer = export(quantized.lowered, TorchProgram(), tmp_path)
+    plain = export(quantized.plain, FLOATS, tmp_path / "float")
+    integer = export(quantized.lowered, FLOATS, tmp_path)
     with torch.no_grad():
         expected = quantized.lowered(images(64)).numpy()
     np.testing.assert_allclose(integer.session(images(64).numpy()), expected, atol=1e-4)
@@ -49,38 +51,73 @@ def test_four_weights_of_few_bits_are_stored_as_bytes_and_come_back(tmp_path: Pa
     stored = StoredWeight(integers, 4, torch.tensor([0.5, 0.25, 2.0]), torch.tensor([8, 3, 0], dtype=torch.int32))
     model[1].weight.data = (integers - stored.zero_point[:, None]) * stored.scale[:, None]
     path = tmp_path / "m.pt2"
-    TorchProgram().export(model, images(1), path, CARD, {"1.weight": stored})
+    FLOATS.export(model, images(1), path, CARD, {"1.weight": stored})
     with torch.no_grad():
-        np.testing.assert_allclose(TorchProgram().load(path)(images(5).numpy()), model(images(5)).numpy(), rtol=1e-5)
-    assert parameters(TorchProgram().graph(path)) == 579
+        np.testing.assert_allclose(FLOATS.load(path)(images(5).numpy()), model(images(5)).numpy(), rtol=1e-5)
+    assert parameters(FLOATS.graph(path)) == 579
     with zipfile.ZipFile(path) as archive:
         assert 576 in [entry.file_size for entry in archive.infolist()]
 
 
+def test_float16_weights_take_two_bytes_and_are_widened_once_not_in_every_call(tmp_path: Path) -> None:
+    model = cnn()
+    last, bias = list(model.named_parameters())[-1]
+    bias.data[0] = 1e6  # is no float16
+    HALVES.export(model, images(1), tmp_path / "m.pt2", CARD, {})
+    program = torch.export.load(tmp_path / "m.pt2")
+    kinds = {value.dtype for name, value in program.state_dict.items() if "weight" in name}
+    assert kinds == {torch.float16}
+    session = HALVES.load(tmp_path / "m.pt2")
+    with torch.no_grad():
+        expected = model(images(8)).numpy()
+        for name, parameter in model.named_parameters():
+            if name != last:
+                parameter.data = parameter.half().float()
+        rounded = model(images(8)).numpy()
+    found = session(images(8).numpy())
+    np.testing.assert_allclose(found, rounded, rtol=1e-5, atol=1e-5)
+    assert np.abs(found - expected).max() > 1e-5
+    assert parameters(HALVES.graph(tmp_path / "m.pt2")) == sum(p.numel() for p in model.parameters())
+    network = torch.export.load(tmp_path / "m.pt2").module()
+    _make_floats_of_weights(network)
+    assert not [node for node in network.graph.nodes if getattr(node.target, "__name__", "").startswith("to.dtype")]
+
+
+@pytest.mark.parametrize(("integer", "said"), [(False, "float32"), (True, "float32, int8")])
+def test_its_precision_says_what_is_stored(integer: bool, said: str) -> None:
+    assert FLOATS.precision(integer) == said + (" stored" if integer else "")
+    assert HALVES.precision(integer) == said + (" and float16 stored" if integer else ", float16 stored")
+
+
+def test_another_number_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="stored must be one of float32, float16"):
+        TorchProgram(stored="bf16")
+
+
 def test_the_file_says_what_it_is_in_any_alphabet(tmp_path: Path) -> None:
     card = replace(CARD, classes=("Größe", "信号", 'say "stop", \\ please'))
-    TorchProgram().export(cnn(), images(1), tmp_path / "m.pt2", card, {})
-    assert TorchProgram().read_card(tmp_path / "m.pt2") == card
+    FLOATS.export(cnn(), images(1), tmp_path / "m.pt2", card, {})
+    assert FLOATS.read_card(tmp_path / "m.pt2") == card
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        TorchProgram().export(cnn(), images(1), tmp_path / name, CARD, {})
+        FLOATS.export(cnn(), images(1), tmp_path / name, CARD, {})
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
 def test_a_file_of_another_hand_is_told_by_its_missing_card(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(cnn(), (images(1),)), tmp_path / "foreign.pt2")
     with pytest.raises(InputError, match="does not say its classes"):
-        TorchProgram().read_card(tmp_path / "foreign.pt2")
+        FLOATS.read_card(tmp_path / "foreign.pt2")
 
 
 @pytest.mark.parametrize("content", [b"", b"I am no network"], ids=["empty", "text"])
 def test_a_file_of_something_else_is_refused_and_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.pt2"
     path.write_bytes(content)
-    for reading in (TorchProgram().load, TorchProgram().graph, TorchProgram().read_card):
+    for reading in (FLOATS.load, FLOATS.graph, FLOATS.read_card):
         with pytest.raises(InputError, match="cannot be loaded by torch") as caught:
             reading(path)
         assert str(path) in str(caught.value)
@@ -90,7 +127,7 @@ def test_a_checkpoint_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     torch.save(cnn().state_dict(), tmp_path / "m.pt2")
     for name in ("m.pt2", "nowhere.pt2"):
         with pytest.raises(InputError, match="cannot be loaded by torch"):
-            TorchProgram().load(tmp_path / name)
+            FLOATS.load(tmp_path / name)
 
 
 def test_a_network_that_looks_at_its_values_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -99,10 +136,10 @@ def test_a_network_that_looks_at_its_values_is_refused_and_leaves_nothing(tmp_pa
             return x.mean((2, 3)) if bool(x.sum() > 0) else x.amax((2, 3))
 
     with pytest.raises(InputError, match="cannot be exported by torch.export"):
-        TorchProgram().export(Looking(), images(1), tmp_path / "m.pt2", CARD, {})
+        FLOATS.export(Looking(), images(1), tmp_path / "m.pt2", CARD, {})
     assert not list(tmp_path.iterdir())
 
 
 def test_precision_says_arithmetic_and_storage() -> None:
-    said = (TorchProgram().precision(False), TorchProgram().precision(True))
+    said = (FLOATS.precision(False), FLOATS.precision(True))
     assert said == ("float32", "float32, int8 stored")
