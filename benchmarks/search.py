@@ -3,10 +3,10 @@
 ``python -m benchmarks.search [--json FILE] [--folder DIR] [--seeds 3] [--trials 40] [search-override ...]``
 
 For each seed the search and random search have as many trials of the same space (``+search=digits_budget`` unless
-another is given), as the command runs them; the fixed chains of ``conf/method`` are measured beside. All are judged on
-validation data, by gzipped bytes among those within the budget. With ``--folder`` a benchmark that was cut off goes on
-where it was. Last, a study of 2,000 finished trials is opened,
-asked for its next trial and reported.
+another is given), as the command runs them, but that chance begins with no point of ``search.first``; the fixed chains
+of ``conf/method`` are measured beside. All are judged on validation data, by gzipped bytes among those within the
+budget. With ``--folder`` a benchmark that was cut off goes on where it was. Last, a study of 2,000 finished trials is
+opened, asked for its next trial and reported.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ def compare(folder: Path, seed: int, trials: int, overrides: list[str]) -> dict[
     """The smallest file within the budget, in gzipped bytes: by the search, by chance, and of the fixed chains."""
     found: dict[str, Any] = {"seed": seed}
     baseline, drop = 0.0, 0.0
-    for name, sampler in (("search", "tpe"), ("random", "random")):
+    chance = ["sampler@search.sampler=random", "search.first=[]"]
+    for name, sampled in (("search", ["sampler@search.sampler=tpe"]), ("random", chance)):
         out = folder / f"{name}_{seed}"
-        given = [*overrides, f"seed={seed}", f"search.trials={trials}", f"sampler@search.sampler={sampler}"]
+        given = [*overrides, f"seed={seed}", f"search.trials={trials}", *sampled]
         where = [f"hydra.run.dir={out}", f"artifacts={folder / 'artifacts'}", "tracking=off", "search.finalists=1"]
         if not (out / "search.json").exists():
             storage = f"search.storage=sqlite:///{folder}/search.db"

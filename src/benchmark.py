@@ -141,7 +141,7 @@ def _operators(target: Target, file: Path, image: Any, threads: int, count: int)
         return ["", f"{file}: {target.runtime} tells no times of operators here"]
     found = profile(file, image, threads)
     total = sum(took for _, _, took in found) or 1.0
-    rows = [["operator", "kind", "mean", "share"]]
+    rows = [["operator", "kind", "median", "share"]]
     rows += [[name, kind, f"{took:.4f} ms", f"{100 * took / total:.1f} %"] for name, kind, took in found[:count]]
     return ["", f"{file}, {len(found)} operators:", *aligned(rows, left=2)]
 

@@ -395,7 +395,7 @@ class Target(Protocol):
 
     - ``beside``: endings of what it writes beside a file and under its name;
     - ``stand_in``: True where another runtime runs the file here, whose times say nothing of it;
-    - ``operators(path, image, threads)``: ``[(name, kind, mean ms)]`` by the runtime's own profiler;
+    - ``operators(path, image, threads)``: ``[(name, kind, median ms)]`` by the runtime's own profiler;
     - ``remarks(path)``: lines on what the file will not be good at.
     """
 

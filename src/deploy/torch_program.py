@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+PROFILED_RUNS = 20
 STORED = ("float32", "float16")
 ROLES = {
     **dict.fromkeys(("view", "reshape", "flatten", "unsqueeze", "squeeze", "dropout", "contiguous"), Role.MOVING),
@@ -82,9 +83,7 @@ class TorchProgram:
         """Raises InputError where the file is no exported program."""
         import torch
 
-        network = _read(path, {}).module()
-        _make_floats_of_weights(network)
-        torch.set_num_threads(threads)
+        network = _network(path, threads)
 
         def run(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -93,6 +92,27 @@ class TorchProgram:
 
         return run
 
+    def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]]:
+        """Name, kind and median milliseconds of each operator by torch's profiler, the longest first."""
+        import numpy as np
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler talks between the lines of the table
+        network, batch = _network(path, threads), torch.from_numpy(image)
+        with torch.inference_mode():
+            network(batch)
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                for _ in range(PROFILED_RUNS):
+                    network(batch)
+        events = [event for event in profiled.events() if event.cpu_parent is None]
+        runs = np.array([event.cpu_time_total for event in events]).reshape(PROFILED_RUNS, -1)
+        kinds = [event.name for event in events[: runs.shape[1]]]
+        names = [node.name for node in network.graph.nodes if node.op == "call_function"]
+        names = names if len(names) == len(kinds) else [f"{at}" for at in range(len(kinds))]
+        medians = zip(names, kinds, (np.median(runs, axis=0) / 1000).tolist(), strict=True)
+        return sorted(medians, key=lambda median: -median[2])
+
     def graph(self, path: Path) -> Graph:
         return _graph(_read(path, {}))
 
@@ -100,6 +120,15 @@ class TorchProgram:
         text = dict.fromkeys(cards.KEYS, "")
         _read(path, text)
         return cards.from_text({key: value for key, value in text.items() if value}, path)
+
+
+def _network(path: Path, threads: int) -> Any:
+    import torch
+
+    network = _read(path, {}).module()
+    _make_floats_of_weights(network)
+    torch.set_num_threads(threads)
+    return network
 
 
 def _read(path: Path, text: dict[str, str]) -> Any:

@@ -86,6 +86,19 @@ def test_its_graph_counts_what_the_network_has(name: str, tmp_path: Path) -> Non
     assert peak_activation_bytes(graph) > 0
 
 
+@pytest.mark.parametrize("name", [name for name in HERE if hasattr(made(name), "operators")])
+def test_operators_are_timed_longest_first(name: str, tmp_path: Path) -> None:
+    target = made(name)
+    file = exported(target, Lowered(NETS["cnn"](), {}, False), tmp_path)[0]
+    timed = target.operators(file, images(1).numpy(), 1)  # type: ignore[attr-defined]
+    times = [took for _, _, took in timed]
+    assert times == sorted(times, reverse=True)
+    assert 0 < max(times) < 1000
+    assert min(times) >= 0
+    assert len({name for name, _, _ in timed}) == len(timed)
+    assert sum("conv" in kind.lower() for _, kind, _ in timed) == 2
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_a_text_with_its_ending_is_no_model(name: str, tmp_path: Path) -> None:
     target = made(name)
