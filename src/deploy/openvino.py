@@ -74,9 +74,10 @@ class OpenVino:
             converted = ov.convert_model(str(source))
             for key, value in cards.to_text(card).items():
                 converted.set_rt_info(value, ["dnn_compression", key])
+            _share_limits(converted)
             written = Path(folder) / path.name
             ov.save_model(converted, str(written), compress_to_fp16=self.stored == "float16")
-            written.write_text(re.sub(r">\s+<", "><", written.read_text()))  # a sixth of the text is its layout
+            written.write_text(_shortened(written.read_text()))
             values = path.with_suffix(".bin")
             os.replace(written.with_suffix(".bin"), values)
             os.replace(written, path)
@@ -131,6 +132,27 @@ class OpenVino:
         places = {key: ["dnn_compression", key] for key in cards.KEYS}
         text = {key: model.get_rt_info(at).astype(str) for key, at in places.items() if model.has_rt_info(at)}
         return cards.from_text(text, path)
+
+
+def _share_limits(model: Any) -> None:
+    """Let a quantizer read equal limits of its input and its output from one constant, in place."""
+    for node in model.get_ops():
+        if node.get_type_name() != "FakeQuantize":
+            continue
+        for into, out in ((1, 3), (2, 4)):
+            low, high = (node.input_value(at).get_node() for at in (into, out))
+            constants = low.get_type_name() == high.get_type_name() == "Constant"
+            if constants and low.data.shape == high.data.shape and np.array_equal(low.data, high.data):
+                node.input(out).replace_source_output(node.input_value(into))
+
+
+def _shortened(text: str) -> str:
+    """The graph's text without what no reader of OpenVINO's asks for: layout, computed shapes, its own history."""
+    text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r"<dim>[^<]*</dim>", "", text)
+    text = re.sub(r"<input>.*?</input>", lambda ports: re.sub(r' precision="\w+"', "", ports[0]), text)
+    text = re.sub(r"<(framework|conversion_parameters)>.*?</\1>", "", text)
+    return text.replace("></port>", "/>").replace(" />", "/>")
 
 
 def _read(path: Path) -> tuple[Any, Any]:

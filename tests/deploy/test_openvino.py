@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,21 @@ def test_exporting_again_replaces_both_parts(tmp_path: Path) -> None:
     file = export(other, FLOAT, tmp_path)
     with torch.no_grad():
         np.testing.assert_allclose(file.session(images(2).numpy()), other(images(2)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_its_text_holds_no_shape_that_is_computed_again_and_each_limit_once(
+    tmp_path: Path, quantized: Quantized
+) -> None:
+    text = export(quantized.lowered, FLOAT, tmp_path).path.read_text()
+    assert "<dim>" not in text
+    ranges = {}
+    for edge in re.findall(r'<edge from-layer="(\d+)" from-port="\d+" to-layer="(\d+)" to-port="(\d+)"', text):
+        ranges[edge[1], edge[2]] = edge[0]
+    quantizers = re.findall(r'<layer id="(\d+)" name="[^"]*" type="FakeQuantize"', text)
+    assert len(quantizers) >= 3
+    for layer in quantizers:
+        assert ranges[layer, "1"] == ranges[layer, "3"]
+        assert ranges[layer, "2"] == ranges[layer, "4"]
 
 
 def test_the_file_says_what_it_is(exported: dict[tuple[str, str], Exported]) -> None:
