@@ -86,7 +86,7 @@ def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path) -> int:
     from src.device.manifest import FORMAT, NAME, identity
     from src.tracking.device import BUNDLES
 
-    if images != "all" and not (images.isdigit() and int(images) > 0):
+    if images != "all" and not (images.isdecimal() and int(images) > 0):
         raise InputError(f"--images must be a number from 1 or 'all', and is {images}: no accuracy without an image")
     if to.is_dir() or not to.absolute().parent.is_dir():
         raise InputError(f"--to must name a file in a folder that exists, and is {to}")
@@ -313,6 +313,8 @@ def _json(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict) or "rows" not in content:
+        raise InputError(f"{path} is damaged: it holds no rows")
     return content
 
 

@@ -122,6 +122,10 @@ def target_of(file: Path) -> Target:
         raise InputError(f"{file}: no runtime here reads '{file.suffix}' files; {known} can be read")
     named = [name for name in readers if file.name.endswith(f".{name}{file.suffix}")]
     name = [*named, *readers][0]
+    beside = file.parent / "config.yaml"  # of the run that wrote it, perhaps with options of its own
+    if named and beside.is_file():
+        run: Any = OmegaConf.to_container(OmegaConf.load(beside))
+        configs = {**configs, **(run.get("target") or {})}
     target: Target = build(configs, name, key=f"target.{name}")
     return target
 

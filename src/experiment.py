@@ -360,11 +360,11 @@ class Experiment:
             if record is None:
                 record = {"kind": "export", "spec": stage.spec, **self._export(made, target, folder, splits)}
                 self.store.finish(stage.identity, record)
+            if variant != "baseline" or not self.plan.steps:
+                self.plan.board.check(self.plan.targets[target].value, [folder / part for part in record["parts"]])
             artifact = f"{variant}.{target}.{ending}"
             for part in record["parts"]:
                 _link(folder / part, (self.folder / artifact).with_suffix(Path(part).suffix))
-            if variant != "baseline" or not self.plan.steps:
-                self.plan.board.check(self.plan.targets[target].value, [folder / part for part in record["parts"]])
         fields = {**record["row"], "target": target, "weights_kept": made.record["weights_kept"]}
         row = Row(**{**fields, "variant": variant, "artifact": artifact, "model": self.plan.model_name})
         return Exported(row, target, stage.identity, folder / record["parts"][0], found)

@@ -97,6 +97,8 @@ def _bundle(content: Mapping[str, Any], artifacts: Path, file: Path) -> dict[str
         known: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(known, dict) or not isinstance(known.get("models"), dict):
+        raise InputError(f"{path} is damaged: it names no models")
     unknown = [str(row.get("name")) for row in content["rows"] if row.get("name") not in known["models"]]
     if unknown:
         raise InputError(f"{file} has rows that bundle {named} has no model for: {', '.join(unknown)}")

@@ -212,6 +212,7 @@ def search() -> int:
         "search.storage": config["search"]["storage"],
         "search.name": f"pipeline_{config['search']['name']}_{digest}",
         **({"tracking.uri": config["tracking"]["uri"]} if "uri" in config["tracking"] else {}),
+        **({"tracking.tags": _mapping(_revision(SEARCH.name))} if "tags" in config["tracking"] else {}),
         **({"data.root": config["data"]["root"]} if "root" in config["data"] else {}),
     }
     given = [*composed["overrides"], *(f"{key}={value}" for key, value in places.items())]
@@ -295,6 +296,11 @@ def _composed(method: str) -> dict[str, Any]:
         if address.startswith(sqlite):
             config[group][key] = f"{sqlite}{home / address.removeprefix(sqlite)}"
     return composed
+
+
+def _mapping(texts: Mapping[str, str]) -> str:
+    """As Hydra's command line takes it."""
+    return "{" + ",".join(f"{key}:'{value}'" for key, value in texts.items()) + "}"
 
 
 def _revision(method: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,3 +168,10 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     os.replace(part, path)
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run or search in which nothing was made."""
+    made = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.log", "config.yaml")]
+    if not made:
+        shutil.rmtree(folder, ignore_errors=True)

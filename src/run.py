@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -83,7 +82,7 @@ def _member(config: DictConfig) -> int:
     except Exception as error:
         line, code = command.explain(error)
         if survey is None and code == WRONG_INPUT:
-            _discard(folder)
+            results.discard(folder)
         if survey is not None:
             kind = "input" if code == WRONG_INPUT else "error"
             results.write_failure(folder, overrides=list(hydra_config.overrides.task), reason=line, kind=kind)
@@ -186,13 +185,6 @@ def _show(line: Callable[[str], None], rows: list[dict[str, Any]], notes: Sequen
 
     for text in ["", *table(rows), "", *remarks(rows), *notes, written]:
         line(text)
-
-
-def _discard(folder: Path) -> None:
-    """Remove a run's folder in which nothing was made."""
-    made = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.log", "config.yaml")]
-    if not made:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _written(folder: Path, what: str, uri: str | None) -> str:

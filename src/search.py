@@ -54,6 +54,8 @@ def _hydra() -> int:
 
     from src.composition import register_resolvers
     from src.contracts import InputError
+    from src.results import discard
+    from src.study.claims import answering
 
     if not any(given.startswith("+search=") for given in sys.argv[1:]):
         names = ", ".join(name for name, _ in command.described("search"))
@@ -64,12 +66,17 @@ def _hydra() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(command.CONF), config_name="search")
     def task(config: DictConfig) -> None:
+        asked = _asked(config)
         if config.worker is not None:
-            _work(_asked(config))
+            with answering(asked.search["storage"]):
+                _work(asked)
             return
         try:
-            codes.append(_search(_asked(config)))
+            with answering(asked.search["storage"]):
+                codes.append(_search(asked))
         except Exception as error:
+            if isinstance(error, InputError):
+                discard(asked.folder)
             errors.append(error)
 
     task()
@@ -124,10 +131,12 @@ def _search(asked: Asked) -> int:
         )
         report.line(promise(trials.space, lambda point: trials.plan_of(point, 0, 1.0), trials.splits, trials.judge))
         study = _study(asked, trials)
+        _same_parent(asked, study)
         baseline = _finish(asked, ["method=baseline"], "baseline", terminal)
         trials = replace(trials, judge=_judge(asked, trials, baseline))
         _begin(study, points)
-        tracking = StudyTracking(asked.resolved["tracking"].get("uri"), asked.folder)
+        where = asked.resolved["tracking"]
+        tracking = StudyTracking(where.get("uri"), asked.folder, where.get("tags") or {})
         started, before = time.perf_counter(), len(finished(study))
 
         def tell() -> None:
@@ -282,6 +291,17 @@ def _begin(study: optuna.Study, points: Sequence[Point]) -> None:
         for point in points:
             study.enqueue_trial(point, skip_if_exists=True)
         study.set_user_attr("begun", True)
+
+
+def _same_parent(asked: Asked, study: optuna.Study) -> None:
+    """Let a study that was begun anew in the same folder have a run of its own in the tracking store."""
+    from src.study.claims import ID
+    from src.tracking.mlflow import PARENT
+
+    mark = asked.folder / ".study"
+    if mark.is_file() and mark.read_text() != study.user_attrs[ID]:
+        (asked.folder / PARENT).unlink(missing_ok=True)
+    mark.write_text(study.user_attrs[ID])
 
 
 # Working -----------------------------------------------------------------------------------------------

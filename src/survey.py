@@ -47,11 +47,15 @@ class Survey(Callback):
 
 
 def _at_once(launcher: Any, cores: int) -> int:
-    """How many members a launcher runs at once on this machine: joblib's jobs, or as many as Ray has cores for."""
+    """How many members a launcher runs at once on this machine: joblib's jobs, as many as Ray has cores for, …"""
     jobs = launcher.get("n_jobs")
     if jobs is not None:
         return cores if jobs < 1 else int(jobs)
     if launcher.get("ray") is not None:
         each = launcher.ray.remote.get("num_cpus") or 1
         return max(1, cores // int(each))
+    if "submitit" in launcher.get(
+        "_target_", ""
+    ):  # as many at once as there are; a job has so many of its node's cores
+        return max(1, cores // int(launcher.get("cpus_per_task") or 1))
     return 1

@@ -141,6 +141,40 @@ def test_where_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands)
     assert written(commands)["chosen"] is None
 
 
+def test_where_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(commands: Commands) -> None:
+    said = search(commands, "budget.latency_ms=0.000001", "search.lengths=[0.5,1.0]", "space.prune.optional=false")
+    assert said.code == 4, said.err
+    assert "Nothing keeps the budget. The nearest is trial" in said.out
+    assert "of at most 1e-06" in said.out
+    trials = written(commands)["trials"]
+    assert {trial["stopped"] is None for trial in trials} == {False}
+    assert not [trial for trial in trials if "points more" in trial["stopped"]]
+    assert (commands.folder / "found" / "front.png").exists()
+
+
+def test_bad_input_leaves_no_folder(commands: Commands) -> None:
+    assert search(commands, "search.objectives=[size]").code == 2
+    assert not (commands.folder / "found").exists()
+
+
+def test_a_study_begun_anew_in_the_same_folder_has_a_run_of_its_own(commands: Commands) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{commands.folder}/mlflow.db"
+    for seed in (0, 1):
+        said = search(commands, f"seed={seed}", "search.trials=1", tracking=f"tracking.uri={uri}")
+        assert said.code == 0, said.err
+        (commands.folder / "search.db").unlink()
+    client = MlflowClient(tracking_uri=uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_budget"]
+    parents = [
+        r.data.tags["mlflow.parentRunId"]
+        for r in client.search_runs(experiment.experiment_id)
+        if "trial" in r.data.tags
+    ]
+    assert len(parents) == len(set(parents)) == 2
+
+
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(commands: Commands) -> None:
     beyond = ["space.cluster.choose.clusters.mildest=2", "space.cluster.choose.clusters.hardest=1"]
     required = ["space.cluster.optional=false", "~space.channels", "~space.quantize"]
@@ -161,6 +195,9 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(c
         (["search.objectives=[]"], "search.objectives is empty"),
         (["search.trials=0"], "search.trials must be a whole number from 1, and is 0"),
         (["workers=0"], "workers must be a whole number from 1"),
+        (["search.name=.."], "search.name must be of letters"),
+        (["search.lengths=[true]"], "search.lengths must ascend to 1"),
+        (["search.sensitivity_drops=[a]"], "search.sensitivity_drops must be numbers"),
         (["search.lengths=[0.5]"], "search.lengths must ascend to 1"),
         (["search.lengths=0.5"], "search.lengths must be a list, and is 0.5"),
         (["search.lengths=[a,1]"], "search.lengths must ascend to 1"),
@@ -249,6 +286,7 @@ def tagged(**tags: str) -> dict[str, str]:
         ("best_within_budget", {"size_gzip_bytes": "49"}, True),
         ("best_within_budget", {"size_gzip_bytes": "49", "budget": "{1}"}, False),
         ("best_within_budget", {"size_gzip_bytes": "51"}, False),
+        ("best_within_budget", {"objective": "energy_uj_estimate"}, False),
     ],
 )
 def test_an_alias_moves_only_by_its_rule(alias: str, new: dict[str, str], moves: bool) -> None:
@@ -277,6 +315,19 @@ def test_an_alias_that_moves_says_so_and_one_that_stays_exits_with_4(commands: C
     said = commands.call("promote", "m", "9", "smallest", "--uri", uri)
     assert said.code == 2
     assert "has versions 1, 2, 3 of 'm', and not 9" in said.err
+
+
+def test_a_model_whose_objective_was_not_registered_stays_where_it_is() -> None:
+    asked = {"objective": "energy_uj_estimate"}
+    why = registry._not_better("best_within_budget", tagged(**asked, energy_uj_estimate="1.5"), tagged(**asked))
+    assert why == "one of them has no energy_uj_estimate"
+    energies = (tagged(**asked, energy_uj_estimate=energy) for energy in ("1.5", "2.5"))
+    assert registry._not_better("best_within_budget", *energies) is None
+
+
+def test_a_name_that_no_model_can_have_is_refused() -> None:
+    with pytest.raises(InputError, match="no model can be called a'b"):
+        registry.promote("sqlite:///none.db", "a'b", "1", "smallest")
 
 
 def test_an_unknown_alias_is_refused() -> None:

@@ -51,20 +51,26 @@ def read_graph(path: Path) -> Graph:
         for node in graph.node
         if node.op_type not in ("Constant", "Shape")
     ]
+    service = services(graph)
+    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in service]
+    inputs = [value.name for value in graph.input if value.name not in constants]
+    return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
+
+
+def services(graph: onnx.GraphProto) -> set[str]:
+    """Names of scales and zero points, which are no parameters."""
     quantizing = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    service = {name for node in quantizing for name in node.input[1:]}
+    found = {name for node in quantizing for name in node.input[1:]}
     made_by = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type == "MatMulInteger":
-            service.update(node.input[2:])
+            found.update(node.input[2:])
         elif node.op_type == "Mul":  # the scale of an integer product
             cast = made_by.get(node.input[0])
             product = made_by.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
             if product is not None and product.op_type == "MatMulInteger":
-                service.add(node.input[1])
-    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in service]
-    inputs = [value.name for value in graph.input if value.name not in constants]
-    return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
+                found.add(node.input[1])
+    return found
 
 
 def _run_once(path: Path) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from src.contracts import StoredWeight
+from src.deploy.onnx_graph import services
 
 MADE = ("_output_0", "_bias", "_moved")  # what exporters and the functions here call tensors that no module names
 
@@ -110,11 +111,11 @@ def store_halves(model: onnx.ModelProto) -> None:
     Scales, values beyond float16 and arrays so small that a Cast takes as many bytes stay as they are.
     """
     graph = model.graph
-    services = {name for node in graph.node if node.op_type in SCALED for name in node.input[1:]}
+    scales = services(graph)
     ahead: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
         array = numpy_helper.to_array(tensor)
-        fits = array.dtype == np.float32 and array.size >= 64 and tensor.name not in services
+        fits = array.dtype == np.float32 and array.size >= 64 and tensor.name not in scales
         if not fits or np.abs(array).max() > np.finfo(np.float16).max:
             continue
         half = f"{tensor.name}_half"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight, first_line
+from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight
 from src.deploy import cards
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": INFERENCE[self.inference],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else dense layers of stored integers compute in int8
             "PERFORMANCE_HINT": "LATENCY",
         }
 
@@ -158,11 +159,24 @@ def _shortened(text: str) -> str:
 def _read(path: Path) -> tuple[Any, Any]:
     import openvino as ov
 
+    if not path.is_file():
+        raise InputError(f"{path} cannot be loaded by OpenVINO: it is not there")
+    if not path.read_bytes()[:200].lstrip().startswith((b"<?xml", b"<net")):
+        raise InputError(f"{path} cannot be loaded by OpenVINO: it is no graph of its")
+    if not path.with_suffix(".bin").is_file():
+        raise InputError(f"{path} cannot be loaded by OpenVINO: its {path.with_suffix('.bin').name} is not beside it")
     core = ov.Core()
     try:
         return core, core.read_model(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be loaded by OpenVINO: {first_line(error)}") from error
+        raise InputError(f"{path} cannot be loaded by OpenVINO: {_reason(error)}") from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What is wrong, after the lines that say where in OpenVINO's source it was found."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check '", "Converting "))]
+    return [*lines[:1], *said[:1]][-1] if lines else type(error).__name__
 
 
 def _graph(model: Any) -> Graph:

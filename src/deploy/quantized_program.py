@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from src.contracts import StoredWeight
 
 OPERATORS = torch.ops.quantized_decomposed
+FEW = 512  # values whose halves save less than their conversion takes in the file
 OFFSET = 128  # between the unsigned and the signed reading of the same grid
 
 
@@ -148,12 +149,12 @@ class Widen(nn.Module):
 
 @torch.no_grad()
 def with_stored_halves(model: nn.Module) -> nn.Module:
-    """Store float32 weights and biases as float16, in place; values beyond float16, and what layers share, stay."""
+    """Store float32 weights as float16, in place; few values, those beyond float16, and what layers share, stay."""
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     for name, parameter in list(model.named_parameters()):
         layer_name, _, attribute = name.rpartition(".")
         fits = parameter.dtype == torch.float32 and parameter.abs().max() <= torch.finfo(torch.float16).max
-        if not fits or owners[id(parameter)] > 1:
+        if parameter.numel() < FEW or not fits or owners[id(parameter)] > 1:
             continue
         layer = model.get_submodule(layer_name)
         setattr(layer, attribute, nn.Parameter(parameter.half(), requires_grad=False))

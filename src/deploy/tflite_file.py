@@ -341,11 +341,25 @@ def drop_unused(file: Any) -> None:
 
 
 def shorten_names(file: Any) -> None:
-    """The converter's names, paths of modules and classes, take more bytes than a small network's biases."""
+    """Call weights by their layer, ``features.0``, and the rest by numbers.
+
+    The converter's names, paths of modules and classes, take more bytes than a small network's biases.
+    """
     graph = file.subgraphs[0]
+    layers = {
+        operator.inputs[1]: _layer(graph.tensors[operator.inputs[1]].name.decode())
+        for operator in graph.operators
+        if kind_of(file, operator) in WEIGHTED
+    }
     for index, tensor in enumerate(graph.tensors):
-        tensor.name = f"t{index}".encode()
+        tensor.name = (layers.get(index) or f"t{index}").encode()
     graph.tensors[int(graph.inputs[0])].name, graph.tensors[int(graph.outputs[0])].name = b"image", b"logits"
+
+
+def _layer(name: str) -> str:
+    """The layer in the converter's ``wrapper/…net_wrapped/…Sequential_features/…Conv2d_0;``; empty in another name."""
+    modules = name.partition(";")[0].split("/")[2:]
+    return ".".join(module.rpartition(".")[2].partition("_")[2] for module in modules)
 
 
 def add_metadata(file: Any, content: bytes) -> None:

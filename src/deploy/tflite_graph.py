@@ -18,7 +18,7 @@ ROLES = {
 
 
 def graph_of(file: Any) -> Graph:
-    """Operations and tensors of a parsed file; operations are named by what they do and their place."""
+    """Operations and tensors of a parsed file; operations are named by their layer or place, and what they do."""
     graph = file.subgraphs[0]
     tensors: dict[str, GraphTensor] = {}
     names: dict[int, str] = {}
@@ -48,7 +48,8 @@ def graph_of(file: Any) -> Graph:
         role = ROLES.get(kind, Role.COMPUTE)
         if kind == "PAD" and all(kind_of(file, reader) in WEIGHTED for reader in readers_of(file, operator.outputs[0])):
             role = Role.MOVING  # XNNPACK lets the convolution after it pad
-        nodes.append(GraphNode(reads, makes, role, _macs(graph, kind, operator), f"{kind} {len(nodes)}"))
+        at = graph.tensors[operator.inputs[1]].name.decode() if kind in WEIGHTED else f"{len(nodes)}"
+        nodes.append(GraphNode(reads, makes, role, _macs(graph, kind, operator), f"{at}/{kind}"))
     return Graph(
         tuple(nodes),
         tensors,

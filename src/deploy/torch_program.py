@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import operator
 import os
 import warnings
 import zipfile
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight, first_line
 from src.deploy import cards
+from src.device.runtimes import make_floats_of_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +127,7 @@ def _network(path: Path, threads: int) -> Any:
     import torch
 
     network = _read(path, {}).module()
-    _make_floats_of_weights(network)
+    make_floats_of_weights(network)
     torch.set_num_threads(threads)
     return network
 
@@ -138,36 +139,18 @@ def _read(path: Path, text: dict[str, str]) -> Any:
 
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be loaded by torch: it is no exported program")
+    log = logging.getLogger("torch.export")
+    told, log.disabled = log.disabled, True  # it prints the trace of an error that it then raises another for
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.load(path, extra_files=text)
     except Exception as error:  # of many kinds
-        raise InputError(f"{path} cannot be loaded by torch: {first_line(error)}") from error
-
-
-def _make_floats_of_weights(network: Any) -> None:
-    """Make float32 of stored weights once instead of in each call, in place."""
-    import torch
-
-    for number, node in enumerate(list(network.graph.nodes)):
-        sources = node.all_input_nodes
-        name = getattr(node.target, "__name__", "")
-        if (
-            not sources
-            or not name.startswith(("dequantize_", "to.dtype"))
-            or any(source.op != "get_attr" for source in sources)
-        ):
-            continue
-        stored = {source: operator.attrgetter(source.target)(network) for source in sources}
-        arguments = torch.fx.node.map_arg(node.args, stored.__getitem__)
-        with torch.no_grad():
-            network.register_buffer(f"floats_{number}", node.target(*arguments, **node.kwargs))
-        with network.graph.inserting_before(node):
-            node.replace_all_uses_with(network.graph.get_attr(f"floats_{number}"))
-        network.graph.erase_node(node)
-    network.graph.eliminate_dead_code()
-    network.recompile()
+        raise InputError(
+            f"{path} cannot be loaded by torch: it is no exported program that this torch reads"
+        ) from error
+    finally:
+        log.disabled = told
 
 
 def _graph(program: Any) -> Graph:
@@ -197,8 +180,15 @@ def _graph(program: Any) -> Graph:
             reads = tuple(argument.name for argument in node.all_input_nodes if argument.name in tensors)
             kind = node.target.__name__.partition(".")[0]
             macs = _macs(kind, [*(shapes[name] for name in reads), shapes[node.name]])
-            nodes.append(GraphNode(reads, (node.name,), ROLES.get(kind, Role.COMPUTE), macs))
+            name = f"{_layer(node)}/{kind}"
+            nodes.append(GraphNode(reads, (node.name,), ROLES.get(kind, Role.COMPUTE), macs, name))
     return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(signature.user_outputs))
+
+
+def _layer(node: Any) -> str:
+    """Where in the network an operator stands: ``features.0``."""
+    path = [str(path) for path, *_ in node.meta.get("nn_module_stack", {}).values()]
+    return path[-1] if path else ""
 
 
 def _at_batch_one(size: Any) -> int:

@@ -219,7 +219,7 @@ def _check(path: Optional[Path], seconds: float, threads: int, images: str, out:
         raise InputError(f"--seconds must be more than 0, and is {seconds}")
     if threads < 1:
         raise InputError(f"--threads must be at least 1, and is {threads}")
-    if images != "all" and not (images.isdigit() and int(images) > 0):
+    if images != "all" and not (images.isdecimal() and int(images) > 0):
         raise InputError(f"--images must be a number from 1 or 'all', and is {images}")
     folder = out.resolve().parent
     if not folder.is_dir() or out.is_dir():

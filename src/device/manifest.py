@@ -12,6 +12,8 @@ import numpy as np
 
 NAME = "manifest.json"
 FORMAT = 1
+MODEL = ("name", "label", "target", "runtime", "precision", "sample", "files", "size_bytes")
+SAMPLE = ("images", "of", "image_shape", "classes", "mean", "std", "file", "sha256")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, OSError)
 
 
@@ -97,6 +99,10 @@ class Bundle:
         parts = [part for model in self.models for part in model["files"]]
         for part in parts + list(self.samples.values()):
             self._check_file(part["file"], part["sha256"])
+        for about, keys in [(model, MODEL) for model in self.models] + [(s, SAMPLE) for s in self.samples.values()]:
+            missing = [key for key in keys if key not in about]
+            if missing:
+                raise KeyError(missing[0])
         for model in self.models:
             if model["sample"] not in self.samples:
                 raise BundleError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from src.contracts import InputError
 
-OF_SEARCH = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra")  # say nothing of a model
+# Overrides that say nothing of a model begin with one of these.
+OF_SEARCH = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra", "tracking.tags=")
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ class Asked:
 
     @property
     def locks(self) -> Path:
-        """Beside the stages, apart for each storage."""
-        storage = hashlib.md5(self.search["storage"].encode()).hexdigest()[:8]
-        return Path(self.resolved["artifacts"]).expanduser().resolve() / ".locks" / f"search-{storage}"
+        """Beside the stages."""
+        return Path(self.resolved["artifacts"]).expanduser().resolve() / ".locks" / "search"
 
     @property
     def own(self) -> list[str]:
@@ -68,15 +67,23 @@ def check(resolved: Mapping[str, Any]) -> None:
         if not isinstance(settings[name], list):
             raise InputError(f"search.{name} must be a list, and is {settings[name]}")
     lengths = settings["lengths"]
-    numbers = lengths and all(isinstance(length, (int, float)) for length in lengths)
+    numbers = lengths and all(_is_number(length) for length in lengths)
     if not numbers or lengths != sorted(lengths) or lengths[0] <= 0 or lengths[-1] != 1:
         raise InputError(f"search.lengths must ascend to 1 from more than 0, and are {lengths}")
+    if not all(_is_number(drop) for drop in settings["sensitivity_drops"]):
+        raise InputError(f"search.sensitivity_drops must be numbers, and are {settings['sensitivity_drops']}")
     if not all(isinstance(point, dict) for point in settings["first"]):
         raise InputError(f"search.first must be a list of points, {{prune.sparsity: 0.9}}, and is {settings['first']}")
-    if not re.fullmatch(r"[\w.-]+", str(settings["name"])):
-        raise InputError(f"search.name must be of letters, digits, '_', '-' and '.', and is {settings['name']!r}")
+    if not re.fullmatch(r"(?!\.)[\w.-]+", str(settings["name"])):
+        raise InputError(
+            f"search.name must be of letters, digits, '_', '-' and '.', which is not first, and is {settings['name']!r}"
+        )
     for name in ("storage", *(["target"] if settings["target"] is not None else [])):
         if not isinstance(settings[name], str):
             raise InputError(f"search.{name} must be a word, and is {settings[name]}")
     if not isinstance(resolved["budget"], dict) or not isinstance(resolved["space"], dict):
         raise InputError("budget and space must hold settings by their keys")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

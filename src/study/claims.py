@@ -9,6 +9,7 @@ folder of locks (it lies beside the stages, which they share anyway).
 from __future__ import annotations
 
 import json
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ from typing import Any, Literal
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.contracts import InputError, first_line
 
-ASKED, ATTEMPTS, REASON = "asked", "attempts", "reason"
+ID, ASKED, ATTEMPTS, REASON = "id", "asked", "attempts", "reason"
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
 Direction = Literal["minimize", "maximize"]
 MakeSampler = Callable[..., optuna.samplers.BaseSampler]
@@ -55,6 +57,7 @@ def open_study(
         wanted = json.loads(json.dumps(dict(asked)))
         known = study.user_attrs.get(ASKED)
         if known is None:
+            study.set_user_attr(ID, uuid.uuid4().hex)
             study.set_user_attr(ASKED, wanted)
         elif known != wanted:
             keys = ", ".join(_differing(known, wanted))
@@ -63,6 +66,18 @@ def open_study(
                 f"had, or give this one a name of its own (search.name=…)"
             )
     return study
+
+
+@contextmanager
+def answering(storage: str) -> Iterator[None]:
+    """Raise InputError where the storage stops answering; what is finished is kept there."""
+    try:
+        yield
+    except StorageInternalError as error:
+        raise InputError(
+            f"search.storage={_hidden(storage)} stopped answering ({first_line(error)}): finished trials are kept, and "
+            "the same command goes on"
+        ) from error
 
 
 class Claims:
@@ -87,7 +102,7 @@ class Claims:
     @contextmanager
     def next(self) -> Iterator[Trial | None]:
         """A trial to run, this worker's own meanwhile; None where every one is finished or somebody's."""
-        with FileLock(self.locks / f"study-{self.study.study_name}"):
+        with FileLock(self.locks / self.study.user_attrs[ID]):
             trial, lock = self._taken_up() or self._begun() or (None, None)
         try:
             yield trial
@@ -125,7 +140,7 @@ class Claims:
         return trial, lock
 
     def _lock(self, number: int) -> FileLock:
-        return FileLock(self.locks / f"trial-{self.study.study_name}-{number}")
+        return FileLock(self.locks / f"{self.study.user_attrs[ID]}-{number}")
 
     def _seed(self, number: int) -> None:
         self.study.sampler = self.sampler(seed=zlib.crc32(f"{self.seed} {number}".encode()))

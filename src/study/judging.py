@@ -61,9 +61,15 @@ class Judge:
         return ["maximize" if column == ACCURACY else "minimize" for column in self.objectives]
 
     @property
+    def columns(self) -> list[str]:
+        """All that counts beside accuracy: objectives and what has a limit."""
+        limited = [column for name, column in LIMITS.items() if getattr(self.budget, name) is not None]
+        return list(dict.fromkeys([*self.objectives, *limited]))
+
+    @property
     def timed(self) -> bool:
         """Whether latency counts, and so must be measured."""
-        return self.budget.latency_ms is not None or any(c.startswith("latency") for c in self.objectives)
+        return any(column.startswith("latency") for column in self.columns)
 
     def violations(self, values: Values) -> dict[str, float]:
         """By limit how far it is missed: accuracy in points, the rest relative; at most 0 where it is kept."""
@@ -124,7 +130,10 @@ class Judge:
         """
         hoped = {**values, ACCURACY: min(1.0, values[ACCURACY] + gain)}
         if not self.keeps(hoped):
-            return f"out of budget: {self.missed(hoped)} even with {100 * gain:.2f} points more"
+            even = (
+                f" even with {100 * gain:.2f} points more" if self.violations(hoped).get("accuracy_drop", 0) > 0 else ""
+            )
+            return f"out of budget: {self.missed(hoped)}{even}"
         columns = self.objectives if len(self.objectives) > 1 else (*self.objectives, ACCURACY)
         if any(self.beats(other, hoped, columns) for other in kept):
             return "beaten: another trial within the budget is better in everything that counts"

@@ -100,6 +100,9 @@ def reach(found: Sequence[Mapping[str, float]], judge: Judge, *, softened: bool)
     columns = {name: min(each[name] for each in found if name in each) for name in found[0]}
     limits = {column: getattr(judge.budget, name) for name, column in LIMITS.items()}
     limits = {column: limit for column, limit in limits.items() if limit is not None}
+    unknown = [column for column in limits if column not in columns and not column.startswith("latency")]
+    if unknown:
+        raise InputError(f"{', '.join(unknown)} cannot be measured for this target: choose another search.target")
     shown = [column for column in dict.fromkeys([*judge.objectives, *limits]) if column in columns]
     said = ", ".join(f"{column} about {columns[column]:,.4g}" for column in shown)
     for column, limit in limits.items():

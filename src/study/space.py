@@ -218,8 +218,13 @@ class Space:
         Args:
             sensitivity: What ``python -m src.sensitivity`` wrote.
             drop: Validation accuracy that each layer may cost alone, a share.
+
+        Raises:
+            ValueError: The analysis is of another network, or has not tried what the space asks for.
         """
         given: Point = {}
+        if not any(layer in sensitivity["layers"] for layer in self.layers):
+            raise ValueError(f"it is of another network: it has none of the layers {', '.join(self.layers)}")
         for name, step in self.steps.items():
             each = dict(_each_layer(step.choose))
             for setting, dimension in each.items():
@@ -312,6 +317,8 @@ def _middle(dimension: Dimension) -> Any:
 
 def _bearable(sensitivity: Mapping[str, Any], layer: str, curve: str, drop: float) -> float:
     """The hardest value tried on a layer that costs at most ``drop``; the mildest where each costs more."""
+    if curve not in sensitivity["layers"][layer]:
+        raise ValueError(f"it has no {curve} of layer {layer}: python -m src.sensitivity tries them")
     accuracies = {float(value): accuracy for value, accuracy in sensitivity["layers"][layer][curve].items()}
     hardest_first = sorted(accuracies, reverse=curve == "sparsity")
     for value in hardest_first:

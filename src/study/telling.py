@@ -153,12 +153,13 @@ def chain_of(point: Mapping[str, Any]) -> str:
 
 def nearest(study: optuna.Study, judge: Judge) -> str:
     """What no trial could keep, and the one that came nearest."""
-    every = whole(study)
+    complete = [trial for trial in finished(study) if trial.state is TrialState.COMPLETE]
+    every = whole(study) or {trial.number: values_of(trial) for trial in complete}  # all were stopped early
     if best(study, judge):
         return "Nothing keeps the budget when it is measured once more."
     if not every:
         reasons = list(dict.fromkeys(trial.user_attrs.get(REASON, "") for trial in finished(study)))
-        return f"No trial came to its end: {'; '.join(filter(None, reasons)) or 'all were stopped early'}."
+        return f"No trial came to its end: {'; '.join(filter(None, reasons))}."
     missed = {n: sum(max(0.0, v) for v in judge.violations(values).values()) for n, values in every.items()}
     number = min(missed, key=lambda n: missed[n])
     shown = ", ".join(spoken(column, every[number][column]) for column in (*judge.objectives, ACCURACY))
@@ -196,7 +197,8 @@ def draw(study: optuna.Study, judge: Judge, front: Sequence[int], chosen: int | 
         if judge.budget.accuracy_drop is not None:
             least = 100 * (judge.baseline - judge.budget.accuracy_drop)
             axis.axhline(least, color="black", linewidth=0.8, linestyle=":", label="least accuracy")
-        axis.set_xscale("log")
+        if every:
+            axis.set_xscale("log")
         axis.set_xlabel(column)
         axis.grid(alpha=0.3)
         # Trials far below say nothing of where the budget lies.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.console import Report
@@ -97,7 +98,7 @@ class Trials:
             trial.set_user_attr(BUSY, busy)
             trial.set_user_attr(SPENT, time.perf_counter() - started)
             study.tell(trial, objectives)
-        except OSError:  # a full disk is no property of the trial: it is taken up again
+        except (OSError, StorageInternalError):  # a full disk is no property of the trial: it is taken up again
             raise
         except Exception as error:  # a trial that fails is a result; the search goes on
             log.exception("trial %d failed", trial.number)
@@ -108,7 +109,7 @@ class Trials:
         report = Report(io.StringIO(), "")
         experiment = Experiment(plan, store=self.store, tracker=Off(), report=report, folder=self.store.root)
         columns = experiment.candidate(self.splits, timed=self.judge.timed)[self.target]
-        unknown = [column for column in self.judge.objectives if columns.get(column) is None]
+        unknown = [column for column in self.judge.columns if columns.get(column) is None]
         if unknown:
             raise ValueError(f"{', '.join(unknown)} cannot be measured for target {self.target}")
         return {name: float(columns[name]) for name in COLUMNS if columns.get(name) is not None}

@@ -20,7 +20,8 @@ def run_workers(
 ) -> bool:
     """Run ``python -m src.search -m`` with a job for each worker, and wait for them.
 
-    However this process is interrupted, they are ended with it; what they were at is taken up the next time.
+    However this process is interrupted, those on this machine are ended with it; what they were at is taken up the next
+    time.
 
     Args:
         overrides: Of the search.

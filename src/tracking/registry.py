@@ -15,7 +15,6 @@ RULES: Mapping[str, str] = {
     "best_within_budget": "a better value of the same objective under the same budget",
 }
 NOISE = 0.98  # of a latency: what is less apart may be chance
-NUMBERS = ("size_bytes", "size_gzip_bytes", "latency_ms_p50", "accuracy", "accuracy_validation", "macs")
 
 
 def register(uri: str, name: str, row: Mapping[str, Any], about: Mapping[str, Any], card: str) -> str:
@@ -50,7 +49,7 @@ def register(uri: str, name: str, row: Mapping[str, Any], about: Mapping[str, An
         if not found:
             raise TrackingError(f"the model registry at {uri} has no logged model of {row['artifact']}")
         tags = {key: str(row[key]) for key in ("sha256", "measured_at", "identity", "machine", "target", "runtime")}
-        tags |= {key: str(row[key]) for key in NUMBERS if row.get(key) is not None}
+        tags |= {key: str(value) for key, value in row.items() if isinstance(value, (int, float))}
         version = client.create_model_version(
             name,
             source=found[0].artifact_location,
@@ -75,6 +74,8 @@ def promote(uri: str, name: str, version: str, alias: str) -> tuple[bool, str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    if "'" in name:
+        raise InputError(f"no model can be called {name}")
     if alias not in RULES:
         raise InputError(f"there is no alias {alias}; there are {', '.join(RULES)}")
     with answering(uri):
@@ -117,6 +118,8 @@ def _not_better(alias: str, new: Mapping[str, str], old: Mapping[str, str]) -> s
     if (new.get("objective"), new.get("budget")) != (old.get("objective"), old.get("budget")):
         return f"it is the best in {old.get('objective')} under {old.get('budget')}, another question"
     column = str(new["objective"])
+    if column not in new or column not in old:
+        return f"one of them has no {column}"
     sign = -1 if column.startswith("accuracy") else 1
     better = sign * float(new[column]) < sign * float(old[column])
     return None if better else f"its {column} is {old[column]}, the other's {new[column]}"

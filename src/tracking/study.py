@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from src.contracts import TrackingError, TrialRecord
 from src.tracking import registry
 from src.tracking.mlflow import PARENT, answering
@@ -24,10 +26,11 @@ class StudyTracking:
     Args:
         uri: Of the tracking store; None tracks nothing.
         folder: Of the search.
+        tags: More tags of each trial's run.
     """
 
-    def __init__(self, uri: str | None, folder: Path) -> None:
-        self.uri, self.folder = uri, folder
+    def __init__(self, uri: str | None, folder: Path, tags: Mapping[str, str]) -> None:
+        self.uri, self.folder, self.tags = uri, folder, tags
         self.failure: str | None = None
         self._logged: set[int] | None = None
         self._client: Any = None
@@ -38,11 +41,13 @@ class StudyTracking:
         if self.uri is None or self.failure is not None:
             return
         try:
-            with answering(self.uri):
+            # The same command, given twice at once, logs each trial once.
+            with FileLock(self.folder / ".tracking.lock"), answering(self.uri):
                 logged = self._known()
                 for record in records:
                     if record.number not in logged:
-                        self._log(record)
+                        if not self._there(record.number):
+                            self._log(record)
                         logged.add(record.number)
         except TrackingError as error:
             self.failed(error)
@@ -102,6 +107,7 @@ class StudyTracking:
             "mlflow.parentRunId": self._parent,
             "trial": str(record.number),
             "mlflow.source.git.commit": git_commit() or "",
+            **self.tags,
             **record.tags,
         }
         name = f"trial {record.number}"
@@ -126,12 +132,20 @@ class StudyTracking:
             while True:
                 asked = f"tags.`mlflow.parentRunId` = '{self._parent}'"
                 runs = self._client.search_runs([self._experiment], asked, max_results=1000, page_token=page)
-                for run in runs:
-                    if "trial" in run.data.tags and run.info.status == "RUNNING":  # cut off while it was written
-                        self._client.delete_run(run.info.run_id)
-                    elif "trial" in run.data.tags:
-                        self._logged.add(int(run.data.tags["trial"]))
+                whole = [run for run in runs if "trial" in run.data.tags and run.info.status != "RUNNING"]
+                self._logged.update(int(run.data.tags["trial"]) for run in whole)
                 page = runs.token
                 if not page:
                     break
         return self._logged
+
+    def _there(self, number: int) -> bool:
+        """Whether another process has logged a trial meanwhile; what was cut off while it was written is deleted."""
+        asked = f"tags.`mlflow.parentRunId` = '{self._parent}' and tags.trial = '{number}'"
+        there = False
+        for run in self._client.search_runs([self._experiment], asked):
+            if run.info.status == "RUNNING":
+                self._client.delete_run(run.info.run_id)
+            else:
+                there = True
+        return there

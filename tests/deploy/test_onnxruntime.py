@@ -162,6 +162,16 @@ def test_settings_that_do_not_exist_are_refused(settings: dict[str, str], said: 
         OnnxRuntime(**settings)
 
 
+def test_scales_of_integer_products_stay_floats_and_are_no_parameters(tmp_path: Path, quantized: Quantized) -> None:
+    (tmp_path / "half").mkdir()
+    whole, half = export(quantized.lowered, CPU, tmp_path), export(quantized.lowered, HALF, tmp_path / "half")
+    assert parameters(half.graph) == parameters(whole.graph)
+    stored = {tensor.name: tensor for tensor in onnx.load(str(half.path)).graph.initializer}
+    scales = [tensor for name, tensor in stored.items() if name.endswith("_bias_scale")]
+    assert scales
+    assert {tensor.data_type for tensor in scales} == {onnx.TensorProto.FLOAT}
+
+
 def test_operators_are_timed_longest_first(exported: dict[tuple[str, str], Exported]) -> None:
     timed = CPU.operators(exported["cnn", "onnxruntime"].path, images(1).numpy(), 1)
     times = [ms for _, _, ms in timed]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from src.contracts import InputError
+from src.contracts import InputError, StoredWeight
 from src.deploy.openvino import OpenVino
 from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
 from tests.deploy.conftest import CARD, Exported, Quantized, cnn, export, images
@@ -84,6 +85,17 @@ def test_its_text_holds_no_shape_that_is_computed_again_and_each_limit_once(
     for layer in quantizers:
         assert ranges[layer, "1"] == ranges[layer, "3"]
         assert ranges[layer, "2"] == ranges[layer, "4"]
+
+
+def test_a_dense_layer_of_stored_integers_computes_in_floats(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 256)).eval()
+    integers = torch.randint(-128, 128, (256, 192), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    stored = StoredWeight(integers, 8, torch.tensor(0.01), torch.tensor(0, dtype=torch.int32))
+    model[1].weight.data = integers * 0.01
+    (path, _) = FLOAT.export(model, images(1), tmp_path / "m.xml", CARD, {"1.weight": stored})
+    with torch.no_grad():
+        expected = model(images(9)).numpy()
+    np.testing.assert_allclose(FLOAT.load(path)(images(9).numpy()), expected, atol=1e-3)
 
 
 def test_the_file_says_what_it_is(exported: dict[tuple[str, str], Exported]) -> None:

@@ -118,6 +118,25 @@ def test_a_file_is_known_by_the_targets_name_in_it(name: str, tmp_path: Path) ->
     assert vars(target_of(path)) == vars(target)
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_an_operation_is_called_after_its_layer(name: str, tmp_path: Path) -> None:
+    file = exported(made(name), Lowered(NETS["cnn"](), {}, False), tmp_path)[0]
+    computing = [node.name for node in made(name).graph(file).nodes if node.macs]
+    assert len(computing) == 4
+    for node, layer in zip(computing, ("features", "features", "classifier", "classifier"), strict=True):
+        assert layer in node
+
+
+def test_options_of_the_run_that_wrote_a_file_count(tmp_path: Path) -> None:
+    path = tmp_path / "pruned.tflite.tflite"
+    path.write_text("")
+    config = {"target": {"tflite": {**OmegaConf.load(CONF / "tflite.yaml")["tflite"], "dynamic_batch": True}}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+    assert target_of(path).free_batch
+    path.rename(tmp_path / "elsewhere.tflite")  # not as a run calls its files
+    assert not target_of(tmp_path / "elsewhere.tflite").free_batch
+
+
 @pytest.mark.parametrize("name", sorted(ELSEWHERE))
 def test_what_needs_an_accelerator_says_so(name: str, tmp_path: Path) -> None:
     target = made(name)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from src.contracts import InputError, StoredWeight
-from src.deploy.torch_program import TorchProgram, _make_floats_of_weights
+from src.deploy.torch_program import TorchProgram
+from src.device.runtimes import make_floats_of_weights
 from src.metrics.graph import macs, parameters
 from tests.deploy.conftest import CARD, NETS, Quantized, cnn, export, images
 from tests.deploy.test_onnx_export import MACS
@@ -60,18 +61,17 @@ def test_four_weights_of_few_bits_are_stored_as_bytes_and_come_back(tmp_path: Pa
 
 
 def test_float16_weights_take_two_bytes_and_are_widened_once_not_in_every_call(tmp_path: Path) -> None:
-    model = cnn()
-    last, bias = list(model.named_parameters())[-1]
-    bias.data[0] = 1e6  # is no float16
+    model = NETS["residual"]()
     HALVES.export(model, images(1), tmp_path / "m.pt2", CARD, {})
     program = torch.export.load(tmp_path / "m.pt2")
-    kinds = {value.dtype for name, value in program.state_dict.items() if "weight" in name}
-    assert kinds == {torch.float16}
+    stored = list(program.state_dict.values())
+    assert {value.dtype for value in stored if value.numel() >= 512} == {torch.float16}
+    assert torch.float16 not in {value.dtype for value in stored if value.numel() < 512}
     session = HALVES.load(tmp_path / "m.pt2")
     with torch.no_grad():
         expected = model(images(8)).numpy()
-        for name, parameter in model.named_parameters():
-            if name != last:
+        for parameter in model.parameters():
+            if parameter.numel() >= 512:
                 parameter.data = parameter.half().float()
         rounded = model(images(8)).numpy()
     found = session(images(8).numpy())
@@ -79,7 +79,7 @@ def test_float16_weights_take_two_bytes_and_are_widened_once_not_in_every_call(t
     assert np.abs(found - expected).max() > 1e-5
     assert parameters(HALVES.graph(tmp_path / "m.pt2")) == sum(p.numel() for p in model.parameters())
     network = torch.export.load(tmp_path / "m.pt2").module()
-    _make_floats_of_weights(network)
+    make_floats_of_weights(network)
     assert not [node for node in network.graph.nodes if getattr(node.target, "__name__", "").startswith("to.dtype")]
 
 
@@ -87,6 +87,14 @@ def test_float16_weights_take_two_bytes_and_are_widened_once_not_in_every_call(t
 def test_its_precision_says_what_is_stored(integer: bool, said: str) -> None:
     assert FLOATS.precision(integer) == said + (" stored" if integer else "")
     assert HALVES.precision(integer) == said + (" and float16 stored" if integer else ", float16 stored")
+
+
+def test_an_archive_of_something_else_is_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
+        archive.writestr("a.txt", "no program")
+    with pytest.raises(InputError, match=r"other.pt2 cannot be loaded by torch: it is no exported program"):
+        FLOATS.load(tmp_path / "other.pt2")
+    assert capfd.readouterr().err == ""
 
 
 def test_another_number_format_is_refused() -> None:

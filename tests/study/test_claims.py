@@ -12,10 +12,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from src.contracts import InputError
-from src.study.claims import ATTEMPTS, REASON, Claims, fail, finished, open_study
+from src.study.claims import ATTEMPTS, REASON, Claims, answering, fail, finished, open_study
 
 # A worker whose trials take a while; what each one chose and did is written down in order.
 WORKER = """
@@ -118,6 +119,27 @@ def test_points_to_begin_with_come_first_and_failures_count(tmp_path: Path) -> N
     with claims.next() as trial:
         assert trial is None
     assert [each.user_attrs.get(REASON) for each in finished(study)] == ["it was too large", None]
+
+
+def test_a_trial_is_one_workers_however_the_storage_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    claims = claims_of(study_in(tmp_path), tmp_path, trials=1)
+    other = open_study("sqlite:///s.db", "s", ["minimize"], {}, tmp_path / "locks")
+    with claims.next() as trial, claims_of(other, tmp_path, trials=1).next() as second:
+        assert trial is not None
+        assert second is None
+
+
+def test_a_storage_that_stops_answering_is_said_in_one_line_without_its_password() -> None:
+    with (
+        pytest.raises(
+            InputError, match=r"search.storage=.*stopped answering \(gone\).* the same command goes on"
+        ) as said,
+        answering("postgresql://me:secret@host/db"),
+    ):
+        raise StorageInternalError("gone\nand more")
+    assert "secret" not in str(said.value)
+    assert "\n" not in str(said.value)
 
 
 def test_two_searches_of_one_name_with_different_spaces_are_refused(tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ def test_a_trial_is_not_worth_more_training_where_no_gain_brings_it_into_the_bud
     assert why is not None
     assert why.startswith("out of budget: accuracy fell by 2.00 points even with 2.00 points more")
     assert asked.not_worth(values(0.5, 10), gain=math.inf, kept=[]) is None
+    small = judge(size=5)
+    assert (
+        small.not_worth(values(0.99, 10), gain=math.inf, kept=[]) == "out of budget: size_gzip_bytes is 10 of at most 5"
+    )
 
 
 def test_a_trial_is_not_worth_more_training_where_another_beats_all_it_can_hope_for() -> None:

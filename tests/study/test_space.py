@@ -94,6 +94,12 @@ def test_a_seeded_point_compresses_each_layer_as_hard_as_it_bears() -> None:
             },
         },
     }
+    other = {"accuracy": 0.99, "layers": {"features.weight": record["layers"]["fc.weight"]}}
+    with pytest.raises(ValueError, match="it is of another network: it has none of the layers conv.weight, fc.weight"):
+        made.seeded(other, drop=0.01)
+    bare = {"accuracy": 0.99, "layers": {"conv.weight": {"parameters": 100, "sparsity": {"0.5": 0.985}}}}
+    with pytest.raises(ValueError, match="it has no clusters of layer conv.weight"):
+        made.seeded(bare, drop=0.01)
     point = made.seeded(record, drop=0.01)
     assert point["prune.sparsity"] == pytest.approx((0.5 * 100 + 0.9 * 300) / 400)
     assert point["prune.distribution.ratios:conv.weight"] == pytest.approx(0.5 / 0.8)
