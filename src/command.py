@@ -10,6 +10,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ def run_command(task: Callable[[], int | None]) -> int:
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints by itself and exits with 1
+    signal.signal(signal.SIGTERM, _interrupt)  # by itself Lightning waits for an epoch's end
     try:
         return task() or DONE
     except KeyboardInterrupt:
@@ -39,6 +41,10 @@ def run_command(task: Callable[[], int | None]) -> int:
         line, code = explain(error)
         print(line, file=sys.stderr)
         return code
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def explain(error: BaseException) -> tuple[str, int]:

@@ -295,7 +295,10 @@ def test_tracking_that_fails_late_keeps_the_results_and_exits_with_3(commands: C
     assert len(rows_of(folder)) == 1
 
 
-def test_a_killed_training_goes_on_and_ends_at_the_same_weights(commands: Commands, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)])
+def test_a_killed_training_goes_on_and_ends_at_the_same_weights(
+    commands: Commands, tmp_path: Path, how: signal.Signals, code: int
+) -> None:
     arguments = ["method=baseline", *FAST[1:], "training.epochs=40", "training.optimizer.lr=0.02"]
     _, whole = commands.run(*arguments)
     identity = rows_of(whole)[0]["identity"]
@@ -307,8 +310,8 @@ def test_a_killed_training_goes_on_and_ends_at_the_same_weights(commands: Comman
     deadline = time.monotonic() + 90
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(how)
+    assert process.wait() == code
     assert checkpoint.exists(), "the training was over before it could be killed"
     said = commands.call("run", *line[3:], f"hydra.run.dir={tmp_path / 'resumed'}")
     assert said.code == 0, said.err
