@@ -138,7 +138,7 @@ def large_study(folder: Path) -> float:
     front = judge.front(telling.whole(study))
     telling.progress(study, judge, FINISHED + 1, FINISHED, 1.0)
     telling.front_table(study, judge, front)
-    telling.draw(study, judge, front, front[0], folder / "front.png")
+    telling.draw(study, judge, front[0], folder / "front.png")
     assert [telling.described(each, judge) for each in finished(study)]
     return time.perf_counter() - started
 

@@ -73,7 +73,7 @@ class Outcome:
                 **telling.figures(self.study),
             },
         )
-        telling.draw(self.study, self.judge, front, self.chosen, self.folder / "front.png")
+        telling.draw(self.study, self.judge, self.chosen, self.folder / "front.png")
 
     def lines(self) -> list[str]:
         """The front, the finalists' rows, the chosen model's files and the command that makes it again."""

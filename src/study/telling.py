@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,8 @@ def nearest(study: optuna.Study, judge: Judge) -> str:
     return f"Nothing keeps the budget. The nearest is trial {number} ({shown}): {judge.missed(every[number])}."
 
 
-def draw(study: optuna.Study, judge: Judge, front: Sequence[int], chosen: int | None, path: Path) -> None:
-    """Every trial as a dot, the front as a line: accuracy against each objective."""
+def draw(study: optuna.Study, judge: Judge, chosen: int | None, path: Path) -> None:
+    """Every trial as a dot: accuracy against each objective, with the front of the two as a line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -180,10 +181,11 @@ def draw(study: optuna.Study, judge: Judge, front: Sequence[int], chosen: int | 
         for kept, color, label in ((True, "tab:blue", "within budget"), (False, "tab:gray", "budget missed")):
             some = [values for values in every.values() if judge.keeps(values) is kept]
             axis.scatter([v[column] for v in some], [100 * v[ACCURACY] for v in some], s=18, c=color, label=label)
-        line = sorted((every[number][column], 100 * every[number][ACCURACY]) for number in front)
-        axis.plot(
-            *zip(*line, strict=True), color="tab:orange", linewidth=1, drawstyle="steps-post", label="front"
-        ) if line else None
+        if every:
+            front = replace(judge, objectives=(column,)).front(every)
+            line = sorted((every[number][column], 100 * every[number][ACCURACY]) for number in front)
+            places = [list(place) for place in zip(*line, strict=True)]
+            axis.plot(*places, color="tab:orange", linewidth=1, drawstyle="steps-post", label="front")
         if chosen is not None:
             axis.scatter(
                 [every[chosen][column]],
