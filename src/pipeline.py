@@ -195,11 +195,17 @@ def search() -> int:
     """
     import subprocess
 
-    from src.stages.identity import sources
-
     SEARCH.mkdir(parents=True, exist_ok=True)
     if Choices.read().search is None:
         return DONE
+    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # set by this command
+    return subprocess.run([sys.executable, "-m", "src.search", *searched()], env=environment).returncode
+
+
+def searched() -> list[str]:
+    """The overrides of the pipeline's search: its choices, and its places."""
+    from src.stages.identity import sources
+
     composed = _composed(SEARCH.name)
     config = composed["config"]
     code = sources(f"src.methods.{path.stem}" for path in Path(__file__).parent.glob("methods/*.py"))["code"]
@@ -212,12 +218,10 @@ def search() -> int:
         "search.storage": config["search"]["storage"],
         "search.name": f"pipeline_{config['search']['name']}_{digest}",
         **({"tracking.uri": config["tracking"]["uri"]} if "uri" in config["tracking"] else {}),
-        **({"tracking.tags": _mapping(_revision(SEARCH.name))} if "tags" in config["tracking"] else {}),
+        **({"++tracking.tags": _mapping(_revision(SEARCH.name))} if "tags" in config["tracking"] else {}),
         **({"data.root": config["data"]["root"]} if "root" in config["data"] else {}),
     }
-    given = [*composed["overrides"], *(f"{key}={value}" for key, value in places.items())]
-    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # set by this command
-    return subprocess.run([sys.executable, "-m", "src.search", *given], env=environment).returncode
+    return [*composed["overrides"], *(f"{key}={value}" for key, value in places.items())]
 
 
 def tabulate() -> int:

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from src.command import CONF
 from src.composition import build_plan, composed
+from src.pipeline import searched
 from tests.commands import Commands
 from tests.plans import TINY
 
@@ -105,6 +106,9 @@ def test_a_search_has_a_composed_file_of_its_own(commands: Commands) -> None:
     assert written["overrides"][:2] == ["+search=digits_budget", "data=digits"]
     assert written["overrides"][-2:] == ["seed=0", "training.epochs=2"]
     assert list(written["config"]["space"]) == ["channels", "prune", "cluster", "quantize"]
+    config, _ = composed(searched(), "search")
+    assert config["search"]["name"].startswith("pipeline_digits_budget_")
+    assert config["tracking"]["tags"]["dvc.composed_md5"]
     choose("cluster", search="digit_budget", data="digits", overrides=[])
     said = commands.call("pipeline", "compose")
     assert (said.code, said.err.partition(".")[0]) == (2, "There is no search 'digit_budget'")

@@ -12,7 +12,7 @@ from typing import Any
 from src.contracts import InputError
 
 # Overrides that say nothing of a model begin with one of these.
-OF_SEARCH = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra", "tracking.tags=")
+OF_SEARCH = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra", "++tracking.tags=")
 
 
 @dataclass(frozen=True)

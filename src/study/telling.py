@@ -95,6 +95,11 @@ def spoken(column: str, value: float) -> str:
     return f"{column} {value:,.4g}"
 
 
+def _short(column: str, value: float) -> str:
+    """A value beside an axis that says its column."""
+    return size(value) if column.endswith("_bytes") else f"{value:,.4g}"
+
+
 def described(trial: FrozenTrial, judge: Judge) -> Described:
     """A trial as ``search.json`` keeps it."""
     attributes = trial.user_attrs
@@ -172,7 +177,7 @@ def draw(study: optuna.Study, judge: Judge, chosen: int | None, path: Path) -> N
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     every = whole(study)
     columns = [column for column in judge.objectives if column != ACCURACY] or list(judge.objectives)
@@ -201,6 +206,9 @@ def draw(study: optuna.Study, judge: Judge, chosen: int | None, path: Path) -> N
             axis.axhline(least, color="black", linewidth=0.8, linestyle=":", label="least accuracy")
         if every:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(lambda value, _, name=column: _short(name, value))
+            axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel(column)
         axis.grid(alpha=0.3)
         # Trials far below say nothing of where the budget lies.
