@@ -118,6 +118,10 @@ class Claims:
                 lock.acquire(blocking=False)
             except Timeout:
                 continue
+            # Its worker may have finished it between the list and the lock.
+            if self.study._storage.get_trial(frozen._trial_id).state is not TrialState.RUNNING:
+                lock.release()
+                continue
             self._seed(frozen.number)
             trial = Trial(self.study, frozen._trial_id)
             attempts = frozen.user_attrs.get(ATTEMPTS, 1) + 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
@@ -91,6 +92,23 @@ def test_a_trial_in_work_is_nobody_elses(tmp_path: Path) -> None:
         assert first is not None
         with claims_of(study, tmp_path, trials=1).next() as second:
             assert second is None
+
+
+def test_a_trial_that_its_worker_finishes_just_before_its_lock_is_free_stays_finished(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    begun = study.ask()
+
+    class Late(Claims):
+        def _lock(self, number: int) -> FileLock:
+            study_in(tmp_path).tell(begun.number, 1.0, skip_if_finished=True)
+            return super()._lock(number)
+
+    claims = Late(study, optuna.samplers.RandomSampler, seed=0, trials=1, attempts=2, locks=tmp_path / "locks")
+    with claims.next() as trial:
+        assert trial is None
+    (only,) = finished(study)
+    assert only.value == 1.0
+    assert ATTEMPTS not in only.user_attrs
 
 
 def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
