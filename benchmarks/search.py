@@ -59,7 +59,7 @@ def compare(folder: Path, seed: int, trials: int, overrides: list[str]) -> dict[
     found: dict[str, Any] = {"seed": seed}
     baseline, drop = 0.0, 0.0
     chance = ["sampler@search.sampler=random", "search.first=[]"]
-    for name, sampled in (("search", ["sampler@search.sampler=tpe"]), ("random", chance)):
+    for name, sampled in (("search", []), ("random", chance)):
         out = folder / f"{name}_{seed}"
         given = [*overrides, f"seed={seed}", f"search.trials={trials}", *sampled]
         where = [f"hydra.run.dir={out}", f"artifacts={folder / 'artifacts'}", "tracking=off", "search.finalists=1"]

@@ -51,6 +51,7 @@ def main() -> int:
 
 def _hydra() -> int:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     from src.composition import register_resolvers
     from src.contracts import InputError
@@ -66,17 +67,19 @@ def _hydra() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(command.CONF), config_name="search")
     def task(config: DictConfig) -> None:
-        asked = _asked(config)
         if config.worker is not None:
+            asked = _asked(config)
             with answering(asked.search["storage"]):
                 _work(asked)
             return
+        folder = Path(HydraConfig.get().runtime.output_dir)
         try:
+            asked = _asked(config)
             with answering(asked.search["storage"]):
                 codes.append(_search(asked))
         except Exception as error:
             if isinstance(error, InputError):
-                discard(asked.folder)
+                discard(folder)
             errors.append(error)
 
     task()

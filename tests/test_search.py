@@ -152,8 +152,9 @@ def test_where_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(co
     assert (commands.folder / "found" / "front.png").exists()
 
 
-def test_bad_input_leaves_no_folder(commands: Commands) -> None:
-    assert search(commands, "search.objectives=[size]").code == 2
+@pytest.mark.parametrize("wrong", ["search.objectives=[size]", "workers=0"])
+def test_bad_input_leaves_no_folder(commands: Commands, wrong: str) -> None:
+    assert search(commands, wrong).code == 2
     assert not (commands.folder / "found").exists()
 
 
@@ -235,13 +236,13 @@ def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(c
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{commands.folder}/mlflow.db"
-    said = search(commands, tracking=f"tracking.uri={uri}")
+    said = search(commands, "++tracking.tags={stage: mine}", tracking=f"tracking.uri={uri}")
     assert said.code == 0, said.err
     client = MlflowClient(tracking_uri=uri)
     (experiment,) = [e for e in client.search_experiments() if e.name == "digits_budget"]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert parent.info.status == "FINISHED"
+    assert (parent.info.status, parent.data.tags["stage"]) == ("FINISHED", "mine")
     assert "search.json" in [file.path for file in client.list_artifacts(parent.info.run_id)]
     children = {run.data.tags["trial"]: run for run in runs if "trial" in run.data.tags}
     found = written(commands)

@@ -176,7 +176,7 @@ def _reason(error: RuntimeError) -> str:
     """What is wrong, after the lines that say where in OpenVINO's source it was found."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith(("Exception from ", "Check '", "Converting "))]
-    return [*lines[:1], *said[:1]][-1] if lines else type(error).__name__
+    return next(iter([*said, *lines]), type(error).__name__)
 
 
 def _graph(model: Any) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,7 @@ LIMITS = {
     "latency_ms": "latency_ms_p50",
     "energy_uj": "energy_uj_estimate",
 }
+LEAST = 1e-9  # stands for nothing in a ratio
 Values = Mapping[str, float]
 
 
@@ -72,15 +74,15 @@ class Judge:
         return any(column.startswith("latency") for column in self.columns)
 
     def violations(self, values: Values) -> dict[str, float]:
-        """By limit how far it is missed: accuracy in points, the rest relative; at most 0 where it is kept."""
+        """By limit how far it is missed, as logarithms of ratios (of errors, for accuracy); at most 0 where kept."""
         found = {}
         if self.budget.accuracy_drop is not None:
-            found["accuracy_drop"] = 100 * (self.baseline - values[ACCURACY] - self.budget.accuracy_drop)
+            found["accuracy_drop"] = _log_ratio(1 - values[ACCURACY], 1 - self.baseline + self.budget.accuracy_drop)
         for name, column in LIMITS.items():
             limit = getattr(self.budget, name)
             if limit is not None:
-                found[name] = values[column] / limit - 1
-        return {name: round(violation, 9) for name, violation in found.items()}  # floats that should be equal
+                found[name] = _log_ratio(values[column], limit)
+        return found
 
     def keeps(self, values: Values) -> bool:
         """Whether everything is within the budget."""
@@ -165,3 +167,8 @@ class Stopping:
         """
         gains = [each[1.0] - each[length] for each in accuracies if length in each and 1.0 in each]
         return self.margin * max(0.0, *gains) if len(gains) >= self.observed else float("inf")
+
+
+def _log_ratio(value: float, limit: float) -> float:
+    ratio = math.log(max(value, LEAST) / max(limit, LEAST))
+    return round(ratio, 9)  # floats that should be equal

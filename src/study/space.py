@@ -12,7 +12,9 @@ Point = dict[str, Any]  # a choice for every dimension that counts, by the dimen
 class Chooser(Protocol):
     """Gives values to dimensions; an Optuna trial is one."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
 
@@ -41,17 +43,22 @@ class Number:
         mildest, hardest: The ends of the range, named by how much they compress (of what compresses nothing, such as
             a rate, either way round).
         log: Whether ratios count, not differences; then both are more than 0.
+        step: Only values so far apart are chosen, so that stages of earlier trials are found again; null for any.
     """
 
-    def __init__(self, *, mildest: float, hardest: float, log: bool) -> None:
+    def __init__(self, *, mildest: float, hardest: float, log: bool, step: float | None = None) -> None:
         _check_ends(mildest, hardest, log)
+        if step is not None and (log or step <= 0 or not _whole((hardest - mildest) / step)):
+            raise ValueError(f"step must divide the range, and log be false, and it is {step}")
         self.hardest: Any = hardest
-        self.low, self.high, self.log = min(mildest, hardest), max(mildest, hardest), log
+        self.low, self.high, self.log, self.step = min(mildest, hardest), max(mildest, hardest), log, step
 
     def choose(self, chooser: Chooser, name: str) -> float:
-        return chooser.suggest_float(name, self.low, self.high, log=self.log)
+        return chooser.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
     def within(self, value: float) -> float:
+        if self.step is not None:
+            value = self.low + self.step * round((value - self.low) / self.step)
         return min(max(float(value), self.low), self.high)
 
 
@@ -154,13 +161,17 @@ class Space:
         }
 
     def choose(self, chooser: Chooser) -> Point:
-        """Ask for a point: first whether each optional step is there, then the settings of those that are."""
+        """Ask for a point: whether each optional step is there, and its settings, which count only if it is.
+
+        Every dimension is asked for each time, so that all trials lie in one space and any of them tells of all.
+        """
         point: Point = {}
         for name, step in self.steps.items():
             if step.optional:
                 point[name] = chooser.suggest_categorical(name, [True, False])
+            settings = {key: dimension.choose(chooser, key) for key, dimension in self.dimensions[name].items()}
             if point.get(name, True):
-                point |= {key: dim.choose(chooser, key) for key, dim in self.dimensions[name].items()}
+                point |= settings
         return point
 
     def hardest(self, without: Sequence[str] = (), softened: float = 0.0) -> Point:
@@ -264,6 +275,10 @@ def _check_ends(mildest: float, hardest: float, log: bool) -> None:
             raise ValueError(f"{name} must be a number, and is {value}")
         if log and value <= 0:
             raise ValueError(f"{name} must be more than 0 where log is true, and is {value}")
+
+
+def _whole(number: float) -> bool:
+    return number != 0 and abs(number - round(number)) < 1e-6
 
 
 def _flat(choose: Mapping[str, Any], at: str, layers: Sequence[str]) -> Iterator[tuple[str, Dimension]]:

@@ -96,8 +96,11 @@ def spoken(column: str, value: float) -> str:
 
 
 def _short(column: str, value: float) -> str:
-    """A value beside an axis that says its column."""
-    return size(value) if column.endswith("_bytes") else f"{value:,.4g}"
+    """A round value beside an axis that says its column."""
+    if column.endswith("_bytes"):
+        number, unit = size(value).split(" ")
+        return f"{float(number.replace(',', '')):g} {unit}"
+    return f"{value:,.4g}"
 
 
 def described(trial: FrozenTrial, judge: Judge) -> Described:

@@ -128,6 +128,8 @@ class StudyTracking:
             self._parent = (self.folder / PARENT).read_text().splitlines()[0]
             self._experiment = self._client.get_run(self._parent).info.experiment_id
             self._client.update_run(self._parent, status="RUNNING")
+            for key, value in self.tags.items():
+                self._client.set_tag(self._parent, key, value)
             self._logged, page = set(), None
             while True:
                 asked = f"tags.`mlflow.parentRunId` = '{self._parent}'"

@@ -22,13 +22,22 @@ def judge(
     return Judge(objectives or ("size_gzip_bytes",), Budget(drop, None, size, latency, None), baseline=0.99)
 
 
-def test_limits_are_missed_by_points_and_by_shares() -> None:
+def test_limits_are_missed_by_factors() -> None:
     asked = judge(size=100, latency=2.0)
     found = asked.violations(values(0.97, 150, 1.0))
-    assert found == pytest.approx({"accuracy_drop": 1.0, "size_gzip_bytes": 0.5, "latency_ms": -0.5})
+    factors = {"accuracy_drop": 0.03 / 0.02, "size_gzip_bytes": 1.5, "latency_ms": 0.5}
+    assert {name: math.exp(violation) for name, violation in found.items()} == pytest.approx(factors)
     assert not asked.keeps(values(0.97, 150, 1.0))
     assert asked.keeps(values(0.98, 100, 2.0))
     assert asked.missed(values(0.97, 150)) == "accuracy fell by 2.00 points, size_gzip_bytes is 150 of at most 100"
+
+
+def test_a_limit_that_is_just_kept_is_kept_though_nothing_may_be_lost() -> None:
+    perfect = Judge(("size_gzip_bytes",), Budget(0.0, None, None, None, None), baseline=1.0)
+    assert perfect.keeps(values(1.0, 10))
+    assert not perfect.keeps(values(0.9999, 10))
+    assert judge(size=100).keeps(values(0.98, 100))
+    assert not judge(size=100_000_000).keeps(values(0.98, 100_000_001))
 
 
 def test_the_front_holds_what_nothing_beats_and_equals_once() -> None:

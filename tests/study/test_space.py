@@ -29,9 +29,9 @@ def prune(**settings: object) -> Step:
     return Step(method="prune_magnitude", optional=True, choose={"sparsity": SPARSITY, **settings})
 
 
-def test_a_step_that_is_left_out_chooses_nothing() -> None:
+def test_what_a_step_that_is_left_out_would_be_does_not_count() -> None:
     made = space(prune=prune(), cluster=Step(method="cluster", optional=False, choose={"clusters": CLUSTERS}))
-    point = made.choose(optuna.trial.FixedTrial({"prune": False, "cluster.clusters": 8}))
+    point = made.choose(optuna.trial.FixedTrial({"prune": False, "prune.sparsity": 0.7, "cluster.clusters": 8}))
     assert point == {"prune": False, "cluster.clusters": 8}
     assert made.overrides(point, "t") == [
         "method=chain",
@@ -70,6 +70,15 @@ def test_what_is_given_is_kept_within_its_range_and_the_rest_is_in_the_middle() 
     assert made.complete({"prune": False}) == {"prune": False, "cluster": True, "cluster.clusters": 16}
     with pytest.raises(ValueError, match=r"no dimension prune.sparsty; there are: cluster, cluster.clusters"):
         made.complete({"prune.sparsty": 0.9})
+
+
+def test_values_a_step_apart_are_all_that_is_chosen_and_given() -> None:
+    eighths = Number(mildest=0.25, hardest=0.75, log=False, step=0.125)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    chosen = {eighths.choose(study.ask(), "share") for _ in range(60)}
+    assert chosen == {0.25, 0.375, 0.5, 0.625, 0.75}
+    assert eighths.within(0.45) == 0.5
+    assert eighths.within(0.0) == 0.25
 
 
 def test_a_seeded_point_compresses_each_layer_as_hard_as_it_bears() -> None:
