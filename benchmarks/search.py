@@ -94,9 +94,10 @@ def command(module: str, *arguments: str) -> None:
 
 def large_study(folder: Path) -> float:
     """Seconds to open a study of many finished trials, be dealt a trial, and report."""
-    import optuna
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
     from optuna.distributions import FloatDistribution, IntDistribution
-    from optuna.trial import TrialState, create_trial
+    from optuna.trial import Trial, TrialState, create_trial
 
     from src.results import Budget
     from src.study import telling
@@ -121,19 +122,20 @@ def large_study(folder: Path) -> float:
                     "cluster.clusters": IntDistribution(4, 64, log=True),
                 },
                 user_attrs={POINT: point, VALUES: values, ACCURACIES: {"1.0": 0.99}, BUSY: 1.0, SPENT: 1.0},
+                constraints=judge.violations(values),
             )
         )
     study.add_trials(trials)
     started = time.perf_counter()
     study = open_study(storage, "large", judge.directions, {}, locks)
 
-    def sampler(seed: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
-
-    with Claims(study, sampler, seed=0, trials=FINISHED + 1, attempts=5, locks=locks).next() as trial:
-        assert trial is not None
+    def choose(trial: Trial) -> None:
         trial.suggest_float("prune.sparsity", 0.5, 0.95)
         trial.suggest_int("cluster.clusters", 4, 64, log=True)
+
+    sampler = instantiate(OmegaConf.load("conf/sampler/gp.yaml"))
+    with Claims(study, sampler, choose, seed=0, trials=FINISHED + 1, attempts=5, locks=locks).next() as trial:
+        assert trial is not None
         study.tell(trial, state=TrialState.FAIL)
     front = judge.front(telling.whole(study))
     telling.progress(study, judge, FINISHED + 1, FINISHED, 1.0)

@@ -177,7 +177,7 @@ def _work(asked: Asked) -> None:
         baseline = _finish(asked, ["method=baseline"], "baseline", terminal, tracked=False)
         trials = replace(trials, judge=_judge(asked, trials, baseline))
         study = _study(asked, trials)
-        trials.work(study, _claims(asked, study), lambda: None)
+        trials.work(study, _claims(asked, study, trials.space), lambda: None)
 
 
 # What is searched --------------------------------------------------------------------------------------
@@ -310,13 +310,14 @@ def _same_parent(asked: Asked, study: optuna.Study) -> None:
 # Working -----------------------------------------------------------------------------------------------
 
 
-def _claims(asked: Asked, study: optuna.Study) -> Claims:
+def _claims(asked: Asked, study: optuna.Study, space: Space) -> Claims:
     from src.composition import build
     from src.study.claims import Claims
 
     return Claims(
         study,
         build(asked.search, "sampler", key="search.sampler"),
+        space.choose,
         seed=asked.resolved["seed"],
         trials=asked.search["trials"],
         attempts=asked.search["attempts"],
@@ -349,7 +350,7 @@ def _work_together(asked: Asked, study: optuna.Study, trials: Trials, tell: Call
         if not well:
             report.line(f"Workers failed (see {asked.folder / LOG}); this process goes on alone.")
     while True:
-        trials.work(study, _claims(asked, study), tell)
+        trials.work(study, _claims(asked, study, trials.space), tell)
         if len(finished(study)) >= asked.search["trials"]:
             return
         time.sleep(1)  # another process has the last ones; if it dies they are taken up here

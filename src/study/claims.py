@@ -89,14 +89,23 @@ class Claims:
         seed: Of the search; trial k is drawn with a seed of (seed, k), so that a search that was cut off chooses as
             it would have.
         trials: To be finished in all.
+        choose: Asks a trial for its choices, one worker's at a time, so that each knows what the others try.
         attempts: How often a trial may be taken up before it counts as failed (it may be what kills its worker).
         locks: Folder of locks.
     """
 
     def __init__(
-        self, study: optuna.Study, sampler: MakeSampler, *, seed: int, trials: int, attempts: int, locks: Path
+        self,
+        study: optuna.Study,
+        sampler: MakeSampler,
+        choose: Callable[[Trial], Any],
+        *,
+        seed: int,
+        trials: int,
+        attempts: int,
+        locks: Path,
     ) -> None:
-        self.study, self.sampler, self.seed = study, sampler, seed
+        self.study, self.sampler, self.choose, self.seed = study, sampler, choose, seed
         self.trials, self.attempts, self.locks = trials, attempts, locks
 
     @contextmanager
@@ -104,6 +113,8 @@ class Claims:
         """A trial to run, this worker's own meanwhile; None where every one is finished or somebody's."""
         with FileLock(self.locks / self.study.user_attrs[ID]):
             trial, lock = self._taken_up() or self._begun() or (None, None)
+            if trial is not None:
+                self.choose(trial)
         try:
             yield trial
         finally:

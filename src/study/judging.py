@@ -32,7 +32,6 @@ LIMITS = {
     "latency_ms": "latency_ms_p50",
     "energy_uj": "energy_uj_estimate",
 }
-LEAST = 1e-9  # stands for nothing in a ratio
 Values = Mapping[str, float]
 
 
@@ -74,14 +73,14 @@ class Judge:
         return any(column.startswith("latency") for column in self.columns)
 
     def violations(self, values: Values) -> dict[str, float]:
-        """By limit how far it is missed, as logarithms of ratios (of errors, for accuracy); at most 0 where kept."""
+        """By limit how far it is missed, 0 at the limit: of errors, for accuracy; see ``_missed``."""
         found = {}
         if self.budget.accuracy_drop is not None:
-            found["accuracy_drop"] = _log_ratio(1 - values[ACCURACY], 1 - self.baseline + self.budget.accuracy_drop)
+            found["accuracy_drop"] = _missed(1 - values[ACCURACY], 1 - self.baseline + self.budget.accuracy_drop)
         for name, column in LIMITS.items():
             limit = getattr(self.budget, name)
             if limit is not None:
-                found[name] = _log_ratio(values[column], limit)
+                found[name] = _missed(values[column], limit)
         return found
 
     def keeps(self, values: Values) -> bool:
@@ -169,6 +168,7 @@ class Stopping:
         return self.margin * max(0.0, *gains) if len(gains) >= self.observed else float("inf")
 
 
-def _log_ratio(value: float, limit: float) -> float:
-    ratio = math.log(max(value, LEAST) / max(limit, LEAST))
-    return round(ratio, 9)  # floats that should be equal
+def _missed(value: float, limit: float) -> float:
+    """How far a value is above its limit: the logarithm of their ratio; all below a quarter of it count alike."""
+    missed = math.log(max(value / limit, 0.25)) if limit > 0 else value - limit
+    return round(missed, 9)  # floats that should be equal

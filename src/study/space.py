@@ -48,7 +48,7 @@ class Number:
 
     def __init__(self, *, mildest: float, hardest: float, log: bool, step: float | None = None) -> None:
         _check_ends(mildest, hardest, log)
-        if step is not None and (log or step <= 0 or not _whole((hardest - mildest) / step)):
+        if step is not None and (log or isinstance(step, (bool, str)) or not _divides(step, hardest - mildest)):
             raise ValueError(f"step must divide the range, and log be false, and it is {step}")
         self.hardest: Any = hardest
         self.low, self.high, self.log, self.step = min(mildest, hardest), max(mildest, hardest), log, step
@@ -163,7 +163,7 @@ class Space:
     def choose(self, chooser: Chooser) -> Point:
         """Ask for a point: whether each optional step is there, and its settings, which count only if it is.
 
-        Every dimension is asked for each time, so that all trials lie in one space and any of them tells of all.
+        Every dimension is asked for each time, so that all trials lie in one space.
         """
         point: Point = {}
         for name, step in self.steps.items():
@@ -277,8 +277,8 @@ def _check_ends(mildest: float, hardest: float, log: bool) -> None:
             raise ValueError(f"{name} must be more than 0 where log is true, and is {value}")
 
 
-def _whole(number: float) -> bool:
-    return number != 0 and abs(number - round(number)) < 1e-6
+def _divides(step: float, length: float) -> bool:
+    return step > 0 and length != 0 and abs(length / step - round(length / step)) < 1e-9
 
 
 def _flat(choose: Mapping[str, Any], at: str, layers: Sequence[str]) -> Iterator[tuple[str, Dimension]]:

@@ -27,12 +27,15 @@ import optuna
 from src.study.claims import Claims, open_study
 folder, trials = Path(sys.argv[1]), int(sys.argv[2])
 study = open_study(f"sqlite:///{folder}/s.db", "s", ["minimize"], {}, folder / "locks")
-claims = Claims(study, optuna.samplers.RandomSampler, seed=0, trials=trials, attempts=50, locks=folder / "locks")
+def choose(trial):
+    return trial.suggest_float("x", 0, 1)
+made = {"seed": 0, "trials": trials, "attempts": 50, "locks": folder / "locks"}
+claims = Claims(study, optuna.samplers.RandomSampler, choose, **made)
 while True:
     with claims.next() as trial:
         if trial is None:
             break
-        x = trial.suggest_float("x", 0, 1)
+        x = choose(trial)
         time.sleep(0.15)
         study.tell(trial, x)
 """
@@ -42,9 +45,13 @@ def study_in(folder: Path, **asked: object) -> optuna.Study:
     return open_study(f"sqlite:///{folder}/s.db", "s", ["minimize"], asked, folder / "locks")
 
 
+def choose(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1)
+
+
 def claims_of(study: optuna.Study, folder: Path, trials: int = 3, attempts: int = 2) -> Claims:
     sampler = optuna.samplers.RandomSampler
-    return Claims(study, sampler, seed=0, trials=trials, attempts=attempts, locks=folder / "locks")
+    return Claims(study, sampler, choose, seed=0, trials=trials, attempts=attempts, locks=folder / "locks")
 
 
 def work_alone(folder: Path, trials: int) -> list[float]:
@@ -86,6 +93,12 @@ def test_a_trial_that_was_cut_off_is_taken_up_with_what_it_had_chosen(tmp_path: 
         assert trial.user_attrs[ATTEMPTS] == 2
 
 
+def test_a_trial_has_chosen_before_another_worker_chooses(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    with claims_of(study, tmp_path).next(), claims_of(study, tmp_path).next():
+        assert [sorted(trial.params) for trial in study.trials] == [["x"], ["x"]]
+
+
 def test_a_trial_in_work_is_nobody_elses(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     with claims_of(study, tmp_path, trials=1).next() as first:
@@ -103,7 +116,7 @@ def test_a_trial_that_its_worker_finishes_just_before_its_lock_is_free_stays_fin
             study_in(tmp_path).tell(begun.number, 1.0, skip_if_finished=True)
             return super()._lock(number)
 
-    claims = Late(study, optuna.samplers.RandomSampler, seed=0, trials=1, attempts=2, locks=tmp_path / "locks")
+    claims = Late(study, optuna.samplers.RandomSampler, choose, seed=0, trials=1, attempts=2, locks=tmp_path / "locks")
     with claims.next() as trial:
         assert trial is None
     (only,) = finished(study)

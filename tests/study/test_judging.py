@@ -22,7 +22,7 @@ def judge(
     return Judge(objectives or ("size_gzip_bytes",), Budget(drop, None, size, latency, None), baseline=0.99)
 
 
-def test_limits_are_missed_by_factors() -> None:
+def test_a_violation_grows_with_the_factor_by_which_a_limit_is_missed() -> None:
     asked = judge(size=100, latency=2.0)
     found = asked.violations(values(0.97, 150, 1.0))
     factors = {"accuracy_drop": 0.03 / 0.02, "size_gzip_bytes": 1.5, "latency_ms": 0.5}
@@ -30,6 +30,11 @@ def test_limits_are_missed_by_factors() -> None:
     assert not asked.keeps(values(0.97, 150, 1.0))
     assert asked.keeps(values(0.98, 100, 2.0))
     assert asked.missed(values(0.97, 150)) == "accuracy fell by 2.00 points, size_gzip_bytes is 150 of at most 100"
+
+
+def test_no_accuracy_is_enough_where_more_than_all_is_asked_for() -> None:
+    beyond = Judge(("size_gzip_bytes",), Budget(-0.02, None, None, None, None), baseline=0.99)
+    assert not beyond.keeps(values(1.0, 10))
 
 
 def test_a_limit_that_is_just_kept_is_kept_though_nothing_may_be_lost() -> None:

@@ -79,6 +79,9 @@ def test_values_a_step_apart_are_all_that_is_chosen_and_given() -> None:
     assert chosen == {0.25, 0.375, 0.5, 0.625, 0.75}
     assert eighths.within(0.45) == 0.5
     assert eighths.within(0.0) == 0.25
+    for step in (0.3, -0.125, True, "much", 0):
+        with pytest.raises(ValueError, match="step must divide the range"):
+            Number(mildest=0.25, hardest=0.75, log=False, step=step)
 
 
 def test_a_seeded_point_compresses_each_layer_as_hard_as_it_bears() -> None:
