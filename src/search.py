@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from src.contracts import Row
     from src.plan import Plan
     from src.study.asked import Asked
-    from src.study.claims import Claims
+    from src.study.claims import Claims, MakeSampler
     from src.study.judging import Judge
     from src.study.outcome import Outcome
     from src.study.space import Point, Space
@@ -198,6 +198,7 @@ def _prepare(asked: Asked) -> tuple[Trials, Plan]:
     resolved, settings = asked.resolved, asked.search
     plan = replace(build_plan(resolved, asked.choices), steps={}, variant="baseline")
     target = settings["target"] or next(iter(plan.targets))
+    _sampler(asked)
     if target not in plan.targets:
         raise InputError(f"search.target must be one of {', '.join(plan.targets)}, and is {target}")
     try:
@@ -310,13 +311,25 @@ def _same_parent(asked: Asked, study: optuna.Study) -> None:
 # Working -----------------------------------------------------------------------------------------------
 
 
-def _claims(asked: Asked, study: optuna.Study, space: Space) -> Claims:
+def _sampler(asked: Asked) -> MakeSampler:
+    """What makes the samplers; raises InputError where a setting is wrong."""
     from src.composition import build
+    from src.contracts import InputError
+
+    make: MakeSampler = build(asked.search, "sampler", key="search.sampler")
+    try:
+        make(seed=asked.resolved["seed"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"search.sampler: {error}") from error
+    return make
+
+
+def _claims(asked: Asked, study: optuna.Study, space: Space) -> Claims:
     from src.study.claims import Claims
 
     return Claims(
         study,
-        build(asked.search, "sampler", key="search.sampler"),
+        _sampler(asked),
         space.choose,
         seed=asked.resolved["seed"],
         trials=asked.search["trials"],
