@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run pipeline test conformance lint format bench lock clean
+.PHONY: run pipeline test slow conformance lint format bench lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python -m src.run +experiment=digits_quickstart
@@ -12,12 +12,13 @@ run: $(INSTALLED)
 pipeline: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-COMMANDS := $(addprefix tests/test_,run.py search.py benchmark.py bundle.py)
-
+# All but what is slow and rarely breaks.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 $(addprefix --ignore=,$(COMMANDS))
-	@# Commands turn file descriptors and configure logging: a process of their own, whatever ran before.
-	$(BIN)/python -m pytest -n 2 $(COMMANDS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# The rest of the tests: whole commands that are killed, begun twice, or changed by somebody.
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 # Every method on every architecture, and every pair of methods.
 conformance: $(INSTALLED)
@@ -49,7 +50,8 @@ $(INSTALLED): requirements.lock
 	@echo "Making .venv from requirements.lock (about 7 GB; once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q -r requirements.lock || \
+	@# Byte code is compiled once, here: each process that has to do it by itself loses ten seconds and more.
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --compile-bytecode -r requirements.lock || \
 		$(BIN)/python -m pip install -q --no-deps -r requirements.lock  # where only pip knows the package index
 	@touch $@
 

@@ -28,8 +28,8 @@ START = Optimal(bins=512)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--vgg16", action="store_true", help="only that, in this process")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--vgg16", action="store_true", help="cluster VGG16 only, in this process")
     arguments = parser.parse_args()
     if arguments.vgg16:
         print(json.dumps(vgg16()))
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def against_scikit_learn() -> dict:
-    """Seconds and inertia of both, the codebook and the shared weights made in either case."""
+    """Seconds and inertia of both; each makes the codebook and the shared weights."""
     from sklearn.cluster import KMeans
 
     weights = 0.05 * torch.randn(WEIGHTS, generator=torch.Generator().manual_seed(0))
@@ -72,7 +72,7 @@ def against_scikit_learn() -> dict:
 
 
 def vgg16() -> dict:
-    """Seconds for every weight of VGG16, and the process's peak memory."""
+    """Seconds to cluster every weight of VGG16, and the process's peak memory."""
     from torchvision.models import vgg16
 
     model = vgg16().eval()

@@ -1,11 +1,11 @@
-"""INT8 files against float ones and against what each runtime's own tool makes of the same float model.
+"""INT8 files against float files, and against what each runtime's own quantizer makes of the same float model.
 
 ``python -m benchmarks.deploy [--json FILE] [--networks mnist_cnn,…] [--epochs 2] [--artifacts DIR] [run-override ...]``
 
-Each network is trained by ``python -m src.run`` for few epochs (found again later), quantized, and exported for ONNX
-Runtime, OpenVINO and TFLite. The peers begin with the very float file: ONNX Runtime's ``quantize_static`` (per channel,
-Q/DQ), NNCF on the OpenVINO model, ai-edge-quantizer (``static_wi8_ai8``), all with the same calibration images. The
-three files of a runtime are timed in turns, one thread; accuracies are of the whole test set.
+Each network is trained by ``python -m src.run`` for few epochs (and found again later), quantized, and exported for
+ONNX Runtime, OpenVINO and TFLite. The peers quantize the same float file: ONNX Runtime's ``quantize_static`` (per
+channel, Q/DQ), NNCF on the OpenVINO model, ai-edge-quantizer (``static_wi8_ai8``), with the same calibration images.
+The three files of a runtime are timed in turns, one thread; accuracies are on the whole test set.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ BATCH = 500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--networks", default=",".join(NETWORKS))
-    parser.add_argument("--epochs", type=int, default=2, help="of each network's training")
-    parser.add_argument("--seconds", type=float, default=3.0, help="that each file is timed")
-    parser.add_argument("--artifacts", default="artifacts", help="where trained networks are found again")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of each network's training")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of counted calls for each file")
+    parser.add_argument("--artifacts", default="artifacts", help="folder in which trained networks are found again")
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_args()
     figures: dict[str, Any] = {"machine": machine(), "epochs": given.epochs, "rows": []}
     for network in given.networks.split(","):
         for row in compare(network, given.epochs, given.seconds, given.artifacts, given.overrides):
             figures["rows"].append(row)
-            print(spoken(row), flush=True)
+            print(as_line(row), flush=True)
             if given.json:
                 given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def compare(network: str, epochs: int, seconds: float, artifacts: str, overrides: list[str]) -> list[dict[str, Any]]:
-    """A row for each runtime."""
-    from src.composition import build, build_plan, composed
+    """A row for each runtime: the float file, this project's INT8 file and the peer's."""
+    from src.command.composition import build, build_plan, composed
     from src.metrics.timing import Clock, speedup, time_files
 
     data, training = NETWORKS[network]
-    asked = [f"data={data}", f"model={network}", f"training={training}", f"training.epochs={epochs}"]
-    asked += ["method=quantize_int8", f"target=[{','.join(TARGETS)}]", *overrides]
-    splits = build_plan(*composed(asked)).data.value.load()
+    chosen = [f"data={data}", f"model={network}", f"training={training}", f"training.epochs={epochs}"]
+    chosen += ["method=quantize_int8", f"target=[{','.join(TARGETS)}]", *overrides]
+    splits = build_plan(*composed(chosen)).data.value.load()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        run(*asked, f"hydra.run.dir={folder}", f"artifacts={artifacts}", "tracking=off")
-        resolved, _ = composed(asked)
+        run(*chosen, f"hydra.run.dir={folder}", f"artifacts={artifacts}", "tracking=off")
+        resolved, _ = composed(chosen)
         for name in TARGETS:
             target = build(resolved["target"], name)
             float_file, ours = (
@@ -100,8 +100,8 @@ def compare(network: str, epochs: int, seconds: float, artifacts: str, overrides
     return rows
 
 
-def spoken(row: dict[str, Any]) -> str:
-    """A row as a line."""
+def as_line(row: dict[str, Any]) -> str:
+    """A row as a line for a person."""
     faster, peer = row["faster_than_float"], row["time_of_peer"]
     times = " / ".join(f"{took:.3f}" for took in row["latency_ms"])
     hits = " / ".join(f"{100 * hit:.2f}" for hit in row["accuracy"])
@@ -114,6 +114,7 @@ def spoken(row: dict[str, Any]) -> str:
 
 
 def run(*arguments: str) -> None:
+    """Run ``python -m src.run``; raise RuntimeError if it fails."""
     done = subprocess.run([sys.executable, "-m", "src.run", *arguments], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{arguments}: {done.stderr}")

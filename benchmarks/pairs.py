@@ -1,10 +1,10 @@
-"""What a second method keeps of the first one's work, and what each pair costs in accuracy: the table in docs/pairs.md.
+"""What a second method preserves of the first one's result, and each pair's accuracy: the table in docs/pairs.md.
 
 ``python -m benchmarks.pairs [--write docs/pairs.md] [method ...]``
 
-The small CNN on scikit-learn's digits, every ordered pair of the methods named (or of one of each kind). Read off the
-second step's ``stage.json``: zeros, distinct values, parameters. The accuracies are those of the exported files on the
-360 test images, so that a difference of half a point is one or two images.
+The small CNN on scikit-learn's digits, every ordered pair of the given methods (by default one of each kind). Zeros,
+distinct values and parameters are read from the second step's ``stage.json``. The accuracies are those of the exported
+files on the 360 test images: half a point is one or two images.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src.composition import build_plan, composed
-from src.console import Report
-from src.contracts import InputError
-from src.experiment import Experiment
+from src.command.composition import build_plan, composed
+from src.contracts import InputError, Row, TrackedRun
+from src.display.terminal import Console
+from src.experiment.making import prepare
+from src.experiment.plan import Plan
+from src.experiment.runner import Experiment
 from src.metrics.machine import machine
 from src.stages.store import StageStore
-from src.tracking.off import Off
 
 KINDS = (
     "prune_magnitude",
@@ -40,7 +41,7 @@ DATA = ["data=digits", "model=small_cnn", "training=digits", "training.threads=1
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", default=list(KINDS))
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--write", type=Path, help="write the table to this file, below its first paragraphs")
     arguments = parser.parse_args()
     lines = [
         "| first | second | zeros | most values in a layer | parameters | accuracy alone | accuracy of the pair |",
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def line(first: str, second: str, folder: Path) -> str:
-    """One row of the table."""
+    """The table's line for a pair."""
     if first == second:
         more = {"prune_magnitude": ["method.steps.second.sparsity=0.9"], "cluster": ["method.steps.second.clusters=8"]}
         given = more.get(second, [])
@@ -70,31 +71,30 @@ def line(first: str, second: str, folder: Path) -> str:
     try:
         config, choices = composed([*DATA, "method=chain", *steps, "method.name=pair", *given])
         plan = build_plan(config, choices)
+        row = compressed_row(plan, folder)
+        alone = compressed_row(build_plan(*composed([*DATA, f"method={first}"])), folder)
         store = StageStore(folder / "artifacts")
-        (folder / "run").mkdir(exist_ok=True)
-        experiment = Experiment(
-            plan, store=store, tracker=Off(), report=Report(io.StringIO(), ""), folder=folder / "run"
-        )
-        row = experiment.run()[1]
-        alone = experiment_alone(first, folder)
         stages = plan.stages(plan.data.value.load())
         before, after = (described(store.find(stage.identity)) for stage in stages[1:])
     except InputError as error:
         return f"| {first} | {second} | refused: {str(error).partition(': ')[2].partition('. ')[0]} | | | | |"
     cells = [f"{b} → {a}" if b != a else f"{a}" for b, a in zip(before, after, strict=True)]
-    return f"| {first} | {second} | {' | '.join(cells)} | {100 * alone:.1f} % | {100 * row.accuracy:.1f} % |"
+    return f"| {first} | {second} | {' | '.join(cells)} | {100 * alone.accuracy:.1f} % | {100 * row.accuracy:.1f} % |"
 
 
-def experiment_alone(method: str, folder: Path) -> float:
-    """The accuracy of the first method's own file."""
-    plan = build_plan(*composed([*DATA, f"method={method}"]))
-    store = StageStore(folder / "artifacts")
-    experiment = Experiment(plan, store=store, tracker=Off(), report=Report(io.StringIO(), ""), folder=folder / "run")
-    return experiment.run()[1].accuracy
+def compressed_row(plan: Plan, folder: Path) -> Row:
+    """Run a plan; return the row of the compressed model's file."""
+    (folder / "run").mkdir(exist_ok=True)
+    store, console = StageStore(folder / "artifacts"), Console(io.StringIO(), "")
+    experiment = Experiment(
+        plan, prepare(plan), store=store, tracked=TrackedRun(), console=console, folder=folder / "run"
+    )
+    rows, _ = experiment.run()
+    return rows[-1]
 
 
 def described(record: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    """Share of zeros, the most distinct values in a layer, parameters."""
+    """Share of zeros, the most distinct values in a layer, and parameters, as text."""
     assert record is not None
     layers = record["layers"]
     total = sum(layer["parameters"] for layer in layers)

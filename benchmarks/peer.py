@@ -1,10 +1,10 @@
-"""The lines of TensorFlow's Model Optimization toolkit on an MNIST CNN of 1.13 M parameters, and this project's.
+"""TensorFlow's Model Optimization toolkit against this project, on an MNIST CNN of 1.13 M parameters.
 
 ``python -m benchmarks.peer [--weights FILE] [--json FILE] [key=value ...]``
 
-Each line is one call of the command, whose baseline is trained once (or read from ``--weights``); what is printed are
-rows of its ``results.json``: accuracy on the 10,000 test images by the exported file, its bytes, and gzipped. The
-toolkit's figures were taken on a machine of the same kind and are written down here.
+Each line is one call of the command, whose baseline is trained once (or read from ``--weights``). It shows figures of
+the run's ``results.json``: accuracy of the exported file on the 10,000 test images, its bytes, and its bytes gzipped.
+The toolkit's figures, written here, were measured on a machine of the same kind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 # accuracy in %, bytes of the file, bytes gzipped
-PEER = {
+TOOLKIT = {
     "float": (98.94, 4_507_436, None),
     "INT8": (98.96, 1_136_096, None),
     "90 % pruned": (98.80, None, 763_872),
@@ -35,20 +35,20 @@ METHODS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, help="of a trained baseline")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("overrides", nargs="*", help="handed on to the command")
+    parser.add_argument("--weights", type=Path, help="weights of a trained baseline")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("overrides", nargs="*", help="more overrides for every call of the command")
     arguments = parser.parse_args()
     rows = {}
     for line, method in METHODS.items():
         rows[line] = run([*method, *arguments.overrides], arguments.weights)
-        print(spoken(line, rows[line]), flush=True)
+        print(as_line(line, rows[line]), flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"peer": PEER, "rows": rows}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"peer": TOOLKIT, "rows": rows}, indent=1) + "\n")
 
 
 def run(overrides: list[str], weights: Path | None) -> dict:
-    """The last row of one run."""
+    """The row of the compressed model of one run."""
     with tempfile.TemporaryDirectory() as folder:
         given = ["data=mnist", "model=mnist_cnn", "training=mnist", "tracking=off", f"hydra.run.dir={folder}"]
         given += [f"model.weights={weights.absolute()}"] if weights else []
@@ -57,8 +57,9 @@ def run(overrides: list[str], weights: Path | None) -> dict:
     return row
 
 
-def spoken(line: str, row: dict) -> str:
-    accuracy, size, zipped = PEER[line]
+def as_line(line: str, row: dict) -> str:
+    """This project's figures and the toolkit's, as a line for a person."""
+    accuracy, size, zipped = TOOLKIT[line]
     ours = f"{100 * row['accuracy']:.2f} %, {row['size_bytes']:,} B, gzip {row['size_gzip_bytes']:,} B"
     theirs = f"{accuracy:.2f} %" + (f", {size:,} B" if size else "") + (f", gzip {zipped:,} B" if zipped else "")
     return f"{line:<26} {ours:<46} TF-MOT: {theirs}"

@@ -1,11 +1,12 @@
-"""Which criterion finds the channels that a trained network can do without, nothing being trained afterwards.
+"""Which criterion finds the channels that a trained network can lose, if nothing is trained afterwards.
 
 ``python -m benchmarks.relevance --weights FILE [--json FILE] [--picture FILE]``
 
-10 % to 60 % of the channels of the CIFAR-10 CNN are removed by relevance, Taylor, magnitude and chance, with scores
-from 10 training images a class, drawn by three seeds; the accuracy on the 10,000 test images, batch normalization as it
-was. Every layer loses the same share (layerwise), and once all layers compete (global, scores of a layer divided by
-their norm but for relevance, which is comparable as it is). Yeom et al. 2021 claim relevance for this regime.
+10 % to 60 % of the channels of the CIFAR-10 CNN are removed by relevance, Taylor, magnitude and at random. Scores come
+from 10 training images of each class, drawn with three seeds; accuracy is on the 10,000 test images, and batch
+normalization is left as it is. In one series every layer loses the same share (layerwise); in the other all layers
+compete (global, each layer's scores divided by their norm, except relevance, which is comparable without). Yeom et al.
+2021 recommend relevance for this regime.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 from zennit.rules import Epsilon, Norm, ZPlus
 
-from src.contracts import Context, DataSplits, ImageSet
+from src.contracts import Compressed, Context, DataSplits, ImageSet
 from src.data.batches import evaluation_batches, example_image
 from src.data.torchvision_sets import TorchvisionData
 from src.methods.prune_channels import PruneChannels
@@ -36,7 +37,7 @@ from src.primitives.relevance import Relevance
 from src.primitives.scores import Magnitude, Random, Taylor
 from src.training.losses import CrossEntropy
 
-SHARES, SEEDS, EACH = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0, 1, 2), 10
+SHARES, SEEDS, IMAGES_PER_CLASS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0, 1, 2), 10
 RULES = {"dense": Epsilon(1e-6), "convolution": ZPlus(1e-6), "addition": Norm(1e-6)}
 SCORES: dict[str, Any] = {
     "relevance": Relevance(images=1000, **RULES),
@@ -48,10 +49,10 @@ SCORES: dict[str, Any] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, required=True, help="of the trained CIFAR-10 CNN")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path)
-    parser.add_argument("--images", type=int, default=10_000, help="test images; fewer for a quick look")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of the trained CIFAR-10 CNN")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--picture", type=Path, help="draw the curves into this file")
+    parser.add_argument("--images", type=int, default=10_000, help="number of test images; fewer for a quick look")
     arguments = parser.parse_args()
     splits = data()
     model = SmallCNN(
@@ -60,7 +61,7 @@ def main() -> None:
     )  # fmt: skip
     load_weights(model, arguments.weights)
     test = splits.test.select(torch.arange(min(arguments.images, len(splits.test))))
-    whole = torch_accuracy(model.eval(), evaluation_batches(splits, test, batch_size=500), 10).overall
+    unpruned = torch_accuracy(model.eval(), evaluation_batches(splits, test, batch_size=500), 10).overall
     curves: dict[str, dict[str, list[list[float]]]] = {}
     for scope in ("layerwise", "global"):
         for name in SCORES:
@@ -69,8 +70,9 @@ def main() -> None:
             ]
             means = "  ".join(f"{100 * statistics.mean(seeds):5.1f}" for seeds in curves[scope][name])
             print(f"{scope:<10} {name:<10} {means}", flush=True)
-    print(f"{machine()}; whole network {100 * whole:.2f} %; columns: {', '.join(f'{s:.0%}' for s in SHARES)} removed")
-    record = {"machine": machine(), "whole": whole, "shares": SHARES, "seeds": SEEDS, "accuracy": curves}
+    removed = ", ".join(f"{share:.0%}" for share in SHARES)
+    print(f"{machine()}; unpruned network {100 * unpruned:.2f} %; columns: {removed} removed")
+    record = {"machine": machine(), "whole": unpruned, "shares": SHARES, "seeds": SEEDS, "accuracy": curves}
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
     if arguments.picture:
@@ -78,6 +80,7 @@ def main() -> None:
 
 
 def data() -> DataSplits:
+    """CIFAR-10, without augmentation."""
     return TorchvisionData(
         dataset="CIFAR10", root="data", sha256=None, validation_share=0.1, calibration_images=100, split_seed=0,
         mean=[0.4914, 0.4822, 0.4465], std=[0.2470, 0.2435, 0.2616], augmentation=None,
@@ -85,16 +88,16 @@ def data() -> DataSplits:
 
 
 def balanced(images: ImageSet, seed: int) -> ImageSet:
-    """``EACH`` images of every class, drawn."""
+    """``IMAGES_PER_CLASS`` images of every class, drawn at random."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    picked = [order[images.labels[order] == label][:EACH] for label in range(10)]
+    picked = [order[images.labels[order] == label][:IMAGES_PER_CLASS] for label in range(10)]
     return images.select(torch.cat(picked))
 
 
 def accuracy(
     model: nn.Module, splits: DataSplits, test: ImageSet, scope: str, name: str, share: float, seed: int
 ) -> float:
-    """On test images, after removal and nothing else."""
+    """Accuracy on test images after the channels are removed, without any training."""
     method = PruneChannels(
         sparsity=share,
         cost=Channels(),
@@ -107,14 +110,14 @@ def accuracy(
         batch_norm_batches=0,
         fine_tune=None,
     )
-    shown = evaluation_batches(splits, balanced(splits.train, seed), batch_size=50)
-    context = Context(shown, CrossEntropy(label_smoothing=0.0), example_image(splits), seed, _no_training)
-    pruned = method.compress(copy.deepcopy(model), context)
+    scored = evaluation_batches(splits, balanced(splits.train, seed), batch_size=50)
+    context = Context(scored, CrossEntropy(label_smoothing=0.0), example_image(splits), seed, _no_training)
+    pruned = Compressed.of(method.compress(copy.deepcopy(model), context)).model
     return torch_accuracy(pruned, evaluation_batches(splits, test, batch_size=500), 10).overall
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Mean and range over seeds, a panel a scope."""
+    """Draw mean and range over seeds, one panel for each scope."""
     import matplotlib
 
     matplotlib.use("Agg")

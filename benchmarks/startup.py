@@ -1,6 +1,6 @@
-"""How fast the command starts: ``python -m src.run --help`` and ``--cfg job`` against a bare ``import hydra``.
+"""Start of the command: ``python -m src.run --help`` and ``--cfg job`` against a bare ``import hydra``.
 
-``python -m benchmarks.startup [--rounds N]`` takes turns between the three and prints medians and ratios.
+``python -m benchmarks.startup [--rounds N]`` runs the three in turns and prints medians and ratios.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ COMMANDS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="number of counted rounds (%(default)s)")
     rounds = parser.parse_args().rounds
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for counted in range(rounds + 1):  # the first round warms the file cache
+    for number in range(rounds + 1):  # round 0 warms the file cache and is not counted
         for name, arguments in COMMANDS.items():
             started = time.perf_counter()
             subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-            if counted:
+            if number > 0:
                 seconds[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():

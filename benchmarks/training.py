@@ -2,10 +2,10 @@
 
 ``python -m benchmarks.training [--model lenet300|mnist_cnn] [--epochs N] [--json FILE]``
 
-Samples per second of whole epochs, validation included in all three. The project's figure is that of its own ``fit``
-as a user runs it: progress bar on, log and checkpoints written. The bare loop has the same batches from the same
-in-memory tensors and does nothing else; the DataLoader reads torchvision's MNIST with two workers and the same
-augmentation by torchvision's transforms. Figures on other machines differ; their ratios are what counts.
+Samples per second over whole epochs, validation included in all three. The project's figure is for its own ``fit`` as a
+user runs it: progress bar on, log and checkpoints written. The bare loop takes the same batches from the same tensors
+in memory and does nothing else; the DataLoader reads torchvision's MNIST with two workers and the same augmentation by
+torchvision's transforms. Figures differ between machines; compare their ratios.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.console import Bar
-from src.contracts import DataSplits
+from src.contracts import DataSplits, Recipe
 from src.data.augmentation import ShiftedCrop
 from src.data.batches import evaluation_batches, training_batches
 from src.data.images import data_root
 from src.data.torchvision_sets import TorchvisionData
+from src.display.terminal import Bar
 from src.metrics.machine import machine
 from src.models.build import build_model
 from src.models.lenet import LeNet300
@@ -41,7 +41,7 @@ from src.models.small_cnn import SmallCNN
 from src.training.fit import fit, use_compute
 from src.training.losses import CrossEntropy
 from src.training.rates import WarmupCosine
-from src.training.recipe import Compute, Recipe
+from src.training.recipe import Compute
 
 BATCH = {"lenet300": 256, "mnist_cnn": 128}
 BUILDERS: dict[str, Any] = {
@@ -53,9 +53,9 @@ BUILDERS: dict[str, Any] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(BATCH), action="append")
-    parser.add_argument("--epochs", type=int, default=3, help="counted epochs of each kind")
-    parser.add_argument("--rounds", type=int, default=3, help="the kinds take turns so often; medians are printed")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--epochs", type=int, default=3, help="counted epochs of each loop")
+    parser.add_argument("--rounds", type=int, default=3, help="number of turns of each loop; medians are printed")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     splits = TorchvisionData(
         dataset="MNIST",
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def ratios(kinds: dict[str, float]) -> dict[str, float]:
-    """The ratios that are promised, from samples per second by kind."""
+    """The ratios that docs/measured.md reports, from the samples per second of each loop."""
     found = {"this project / bare loop, float32": kinds["project float32"] / kinds["bare float32"]}
     if "bare bf16" in kinds:
         found["this project / bare loop, bf16"] = kinds["project bf16"] / kinds["bare bf16"]
@@ -92,7 +92,7 @@ def ratios(kinds: dict[str, float]) -> dict[str, float]:
 
 
 def measure(name: str, splits: DataSplits, epochs: int, rounds: int) -> dict[str, float]:
-    """Median samples per second of each kind; kinds take turns so that a drifting machine favours none."""
+    """Median samples per second of each loop; the loops run in turns, so that a drifting machine favours none."""
     native = Compute.resolve("cpu", "auto", "auto")
     precisions = ["float32", *(["bf16"] if native.precision == "bf16" else [])]
     batch_size = BATCH[name]
@@ -129,6 +129,7 @@ def data_loader(batch_size: int) -> Iterable[tuple[Tensor, Tensor]]:
 
 
 def recipe(batch_size: int, epochs: int) -> Recipe:
+    """The recipe of every loop: SGD with momentum, and a cosine learning rate."""
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -140,7 +141,7 @@ def recipe(batch_size: int, epochs: int) -> Recipe:
 
 
 def bare(name: str, splits: DataSplits, train: Any, compute: Compute, epochs: int) -> float:
-    """The shortest loop that trains: forward, loss, backward, step; one validation an epoch."""
+    """Samples per second of the shortest training loop: forward, loss, backward, step; one validation each epoch."""
     use_compute(compute)
     model: nn.Module = build_model(BUILDERS[name], splits, 0).train()
     chosen = recipe(BATCH[name], epochs)
@@ -166,10 +167,10 @@ def bare(name: str, splits: DataSplits, train: Any, compute: Compute, epochs: in
 
 
 def project(name: str, splits: DataSplits, compute: Compute, epochs: int) -> float:
-    """What ``python -m src.run`` does for a baseline."""
+    """Samples per second of the training that ``python -m src.run`` does for a baseline."""
     model = build_model(BUILDERS[name], splits, 0)
     train = training_batches(splits, BATCH[name], seed=0)
-    with tempfile.TemporaryDirectory() as folder, _Terminal(folder) as terminal:
+    with tempfile.TemporaryDirectory() as folder, _Terminal() as terminal:
         started = time.perf_counter()
         fitted = fit(
             model,
@@ -187,9 +188,6 @@ def project(name: str, splits: DataSplits, compute: Compute, epochs: int) -> flo
 
 class _Terminal:
     """A pseudo-terminal, so that the progress bar draws as it does for a person."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
 
     def __enter__(self) -> Any:
         import threading

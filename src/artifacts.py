@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src import command
+from src.command import exits
 
 if TYPE_CHECKING:
-    from src.stages.store import Stage
+    from src.stages.store import StoredStage
 
 
 def main() -> int:
@@ -19,13 +19,13 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where they are kept (artifacts)")
     parser.add_argument("--remove", action="store_true", help="remove those that no existing run's folder names")
     arguments = parser.parse_args()
-    return command.run_command(lambda: list_or_remove(arguments.artifacts, arguments.remove))
+    return exits.run_command(lambda: list_or_remove(arguments.artifacts, arguments.remove))
 
 
 def list_or_remove(root: Path, remove: bool) -> int:
     """Print a line a stage; with ``remove``, remove what no run names and say how much that freed."""
-    from src.console import size
     from src.contracts import InputError
+    from src.contracts.formats import size
     from src.stages.store import StageStore
 
     if not root.is_dir():
@@ -35,7 +35,7 @@ def list_or_remove(root: Path, remove: bool) -> int:
     for stage in stages:
         age = datetime.datetime.now() - datetime.datetime.fromtimestamp(stage.changed)
         named = f"{len(stage.runs)} run{'s' * (len(stage.runs) != 1)}" if stage.runs else "no run"
-        print(f"{stage.identity}  {what(stage):<34}  {size(stage.size_bytes):>9}  {spoken(age):>10}  {named}")
+        print(f"{stage.identity}  {kind_of(stage):<34}  {size(stage.size_bytes):>9}  {age_text(age):>10}  {named}")
     unnamed = [stage for stage in stages if not stage.runs]
     print(
         f"{len(stages)} stages, {size(sum(stage.size_bytes for stage in stages))}; {len(unnamed)} that no run names",
@@ -48,10 +48,10 @@ def list_or_remove(root: Path, remove: bool) -> int:
         print(f"Removed {len(unnamed)}.")
     elif unnamed:
         print("--remove removes them.")
-    return command.DONE
+    return exits.DONE
 
 
-def what(stage: Stage) -> str:
+def kind_of(stage: StoredStage) -> str:
     """A stage in a few words: what kind, and of what."""
     if stage.record is None:
         return "unfinished"
@@ -62,7 +62,7 @@ def what(stage: Stage) -> str:
     return f"{spec['kind']} {spec[made]['_target_'].rpartition('.')[2]}"
 
 
-def spoken(age: datetime.timedelta) -> str:
+def age_text(age: datetime.timedelta) -> str:
     """``5 min``, ``3 h``, ``12 days``."""
     minutes = age.total_seconds() / 60
     if minutes < 120:

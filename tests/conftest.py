@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +16,9 @@ from hypothesis import settings
 
 from src.contracts import DataSplits
 from src.data.shapes import Shapes
-from src.metrics.rows import measure_times
-from src.metrics.timing import PRELOADED
+from src.metrics.timing import PRELOADED, time_files
+
+MakeStore = Callable[[Path], str]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
@@ -25,14 +31,17 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_flush_denormal(False)  # what a training of another test left on
     monkeypatch.delenv("DNNC_DATA", raising=False)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a command that a test calls sets it
-    monkeypatch.setattr("src.experiment.measure_times", _briefly)
+    monkeypatch.setattr("src.metrics.rows.time_files", _time_briefly)
+    monkeypatch.setattr("src.metrics.timing.LOCK", LOCK)
 
 
+# Tests that run beside each other measure nothing that counts: each process of them has a lock of its own.
+LOCK = Path(tempfile.gettempdir()) / f"dnn-compression-tests-{os.getpid()}.lock"
 PRELOADED.append("onnxruntime")  # imported once a test run instead of once a file
 
 
-def _briefly(files: Any, splits: Any, batches: Any, clock: Any) -> Any:
-    return measure_times(files, splits, batches, replace(clock, seconds=0.02, rounds=2, largest_batch=2))
+def _time_briefly(files: Any, image: Any, clock: Any) -> Any:
+    return time_files(files, image, replace(clock, seconds=0.02, rounds=2, largest_batch=2))
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +61,18 @@ def splits() -> DataSplits:
         std=None,
         augmentation=None,
     ).load()
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
+    """Copies an empty MLflow store into a folder and returns its address: creating one takes seconds."""
+    from mlflow import MlflowClient
+
+    template = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{template}").search_experiments()
+
+    def copied(folder: Path) -> str:
+        shutil.copyfile(template, folder / "mlflow.db")
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+    return copied

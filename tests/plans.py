@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from src.composition import build_plan, composed
-from src.console import Report
-from src.experiment import Experiment
-from src.plan import Plan
+from src.command.composition import build_plan, composed
+from src.contracts import Refused, Row, TrackedRun
+from src.display.terminal import Console
+from src.experiment.making import prepare
+from src.experiment.plan import Plan
+from src.experiment.runner import Experiment
 from src.stages.store import StageStore
-from src.tracking.off import Off
 
 TINY = [
     "data=shapes",
@@ -31,8 +32,33 @@ def plan(*overrides: str) -> Plan:
     return build_plan(*composed([*TINY, *overrides]))
 
 
-def experiment(made: Plan, folder: Path) -> Experiment:
+class Tried:
+    """An experiment in a folder of its own; its data is loaded when it runs.
+
+    Attributes:
+        refused: What ``run`` found no target to hold.
+    """
+
+    def __init__(self, made: Plan, folder: Path) -> None:
+        self.plan, self.folder = made, folder
+        self.store = StageStore(folder / "artifacts")
+        self.refused: list[Refused] = []
+
+    def run(self) -> list[Row]:
+        """The rows, the baseline's first."""
+        (self.folder / "run").mkdir(parents=True, exist_ok=True)
+        whole = Experiment(
+            self.plan,
+            prepare(self.plan),
+            store=self.store,
+            tracked=TrackedRun(),
+            console=Console(io.StringIO(), ""),
+            folder=self.folder / "run",
+        )
+        rows, self.refused = whole.run()
+        return rows
+
+
+def experiment(made: Plan, folder: Path) -> Tried:
     """An experiment whose stages and files lie in ``folder``; call ``run`` for its rows."""
-    (folder / "run").mkdir(parents=True, exist_ok=True)
-    store = StageStore(folder / "artifacts")
-    return Experiment(made, store=store, tracker=Off(), report=Report(io.StringIO(), ""), folder=folder / "run")
+    return Tried(made, folder)

@@ -12,11 +12,22 @@ from tests.commands import Commands
 
 FAST = ["training.epochs=2", "training.batch_size=128", "model.blocks=[[8],[16]]", "model.dense=256"]
 BRIEF = ["--seconds", "0.05", "--rounds", "2", "--largest-batch", "2"]
+FILES = ["baseline.onnxruntime.onnx", "quantize_int8.onnxruntime.onnx", "quantize_int8.openvino.xml"]
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for the stages of all tests: a network that an earlier test trained is found again."""
+    return tmp_path_factory.mktemp("artifacts")
 
 
 @pytest.fixture
-def commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
-    return Commands(tmp_path, capfd, monkeypatch)
+def commands(
+    tmp_path: Path, artifacts: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Commands:
+    made = Commands(tmp_path, capfd, monkeypatch)
+    made.artifacts = artifacts
+    return made
 
 
 class Refusing(OnnxRuntime):
@@ -35,25 +46,22 @@ def rows_of(folder: Path) -> list[dict]:
 
 def test_files_of_several_runtimes_are_timed_together(commands: Commands) -> None:
     _, folder = commands.run("method=quantize_int8", "target=[onnxruntime,openvino]", *FAST)
-    files = ["baseline.onnxruntime.onnx", "quantize_int8.onnxruntime.onnx", "quantize_int8.openvino.xml"]
-    said = commands.call("benchmark", *(str(folder / name) for name in files), *BRIEF)
+    files = [str(folder / name) for name in FILES]
+    said = commands.call("benchmark", *files, *BRIEF, "--operators", "2")
     assert said.code == 0, said.err
-    lines = said.out.splitlines()
+    table, *operators = said.out.split("\n\n")
+    lines = table.splitlines()
     assert lines[0] == "1 thread, 0.05 s each in 2 turns"
     assert [line.split()[:2] for line in lines[2:]] == [
-        [name, runtime] for name, runtime in zip(files, ["onnxruntime", "onnxruntime", "openvino"], strict=True)
+        [name, runtime] for name, runtime in zip(FILES, ["onnxruntime", "onnxruntime", "openvino"], strict=True)
     ]
     assert all("uJ (estimate)" in line or "uJ (RAPL)" in line for line in lines[2:])
     assert "x (" not in lines[2]
     assert "x (" in lines[3]
 
-
-def test_operators_are_shown_where_they_are_asked_for(commands: Commands) -> None:
-    _, folder = commands.run(*FAST)
-    said = commands.call("benchmark", str(folder / "baseline.onnxruntime.onnx"), *BRIEF, "--operators", "2")
-    assert said.code == 0, said.err
-    assert "Conv" in said.out
-    assert len(said.out.split("operators:")[1].strip().splitlines()) == 3  # a head and two
+    assert [text.partition(", ")[0] for text in operators] == files  # the longest operators of each file
+    assert "Conv" in operators[0]
+    assert len(operators[0].split("operators:")[1].strip().splitlines()) == 3  # a head and two
 
 
 @pytest.mark.parametrize(
@@ -67,7 +75,9 @@ def test_operators_are_shown_where_they_are_asked_for(commands: Commands) -> Non
         (["README.md", "--operators", "0"], "--operators must be a whole number from 1"),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(commands: Commands, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_measured_is_explained_in_one_line(
+    commands: Commands, arguments: list[str], message: str
+) -> None:
     said = commands.call("benchmark", *arguments)
     assert said.code == 2
     assert message in said.err
@@ -106,7 +116,8 @@ def test_a_target_that_cannot_hold_the_network_leaves_the_others_their_rows(comm
     assert (refused["variant"], refused["target"]) == ("baseline", "refusing")
 
 
-def test_where_no_target_can_hold_it_nothing_is_trained(commands: Commands) -> None:
+def test_if_no_target_can_hold_the_network_nothing_is_trained(commands: Commands, tmp_path: Path) -> None:
+    commands.artifacts = tmp_path / "artifacts"
     said, folder = commands.run(
         "~target.onnxruntime", "+target.refusing={_target_: tests.test_benchmark.Refusing}", *FAST
     )
@@ -116,7 +127,8 @@ def test_where_no_target_can_hold_it_nothing_is_trained(commands: Commands) -> N
     assert not folder.exists()
 
 
-def test_a_model_that_cannot_fit_the_board_is_told_so_before_training(commands: Commands) -> None:
+def test_a_model_that_cannot_fit_the_board_is_refused_before_training(commands: Commands, tmp_path: Path) -> None:
+    commands.artifacts = tmp_path / "artifacts"
     said, _ = commands.run("board.name=tiny", "board.storage_bytes=1000", *FAST)
     assert said.code == 2
     assert "does not fit board tiny" in said.err
@@ -146,6 +158,7 @@ def test_files_timed_in_two_ways_are_two_rows_of_a_survey(commands: Commands) ->
     ]
 
 
+@pytest.mark.slow
 def test_members_that_joblib_spreads_time_their_files_too(commands: Commands) -> None:
     two = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "timing.seconds=0.05", "timing.largest_batch=1"]
     said, folder = commands.run("hydra.mode=MULTIRUN", "method=baseline,quantize_int8", *two, *FAST)

@@ -7,38 +7,33 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 
-from src import results
-from src.bundle import bundle, labels, pick
-from src.composition import composed
-from src.console import Report
-from src.contracts import ImageSet
+from src.command.composition import composed
+from src.command.execution import execute
 from src.device.__main__ import main as evaluate
 from src.device.manifest import Bundle
-from src.execution import execute
-from src.tracking.mlflow import finish_survey
+from src.display.terminal import Console
+from src.experiment.results import write_survey
 from tests.commands import Commands, Said
 from tests.plans import TINY
 
-FAST = ["model.blocks=[[4]]", "model.dense=8", "tracking.system_metrics=false"]
+RECORDS = ("config.yaml", "results.json", "survey.json")
+SMALL = ["model.blocks=[[4]]", "model.dense=8", "timing.seconds=0.02", "timing.rounds=2", "timing.largest_batch=2"]
 
 
-def experiment(folder: Path, store: Path, *overrides: str, parent: Path | None = None) -> Path:
-    """Run a tiny experiment into ``folder``, as a command does."""
+def experiment(folder: Path, store: Path, *overrides: str, survey: Path | None = None) -> Path:
+    """Run a tiny experiment into ``folder``, as a command does; its stages and tracking lie in ``store``."""
     folder.mkdir(parents=True)
-    tracked = [] if "tracking=off" in overrides else [*FAST[2:], f"tracking.uri=sqlite:///{store}/mlflow.db"]
+    tracked = [] if "tracking=off" in overrides else ["tracking=jsonl", f"tracking.uri={store}/tracking.jsonl"]
     tiny = [one for one in TINY if not (one.startswith("data") and "data=digits" in overrides)]
-    asked = [*tiny, *FAST[:2], *tracked, f"artifacts={store}/artifacts", *overrides]
-    resolved, chosen = composed(asked)
+    resolved, choices = composed([*tiny, *SMALL, *tracked, f"artifacts={store}/artifacts", *overrides])
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(resolved)))
-    execute(
-        resolved, chosen, folder, report=Report(io.StringIO(), ""), command="", overrides=list(overrides), parent=parent
-    )
+    console = Console(io.StringIO(), "")
+    execute(resolved, choices, folder, console=console, command="", overrides=list(overrides), survey=survey)
     return folder
 
 
@@ -49,27 +44,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     survey = store / "survey"
     for at, method in enumerate(("baseline", "cluster")):
         target = "target=[onnxruntime,openvino]" if method == "baseline" else "target=onnxruntime"
-        experiment(survey / f"{at}_{method}", store, f"method={method}", target, parent=survey)
-    results.write_survey(survey)
-    finish_survey(survey, "FINISHED")
+        experiment(survey / f"{at}_{method}", store, f"method={method}", target, survey=survey)
+    write_survey(survey)
     experiment(store / "other", store, "method=baseline", "seed=1", "tracking=off")
     return store
 
 
-@pytest.fixture(scope="module")
-def board(made: Path) -> Path:
-    """The survey's bundle, remembered, and what it wrote on a board; in the folder of ``made``."""
-    bundle([made / "survey"], made / "board.pyz", "all", made / "artifacts")
-    on_board(made)
-    return made
-
-
 @pytest.fixture
 def there(made: Path, tmp_path: Path) -> Path:
-    """A copy of what was made that a test may spoil; its configs name the copy's stages."""
-    shutil.copytree(made, tmp_path / "made", ignore=shutil.ignore_patterns("board.pyz"))
-    for config in (tmp_path / "made").rglob("config.yaml"):
-        config.write_text(config.read_text().replace(str(made), str(tmp_path / "made")))
+    """A copy of what was made that a test may spoil; its records name the copy's stages and tracking store."""
+    shutil.copytree(made, tmp_path / "made")
+    for record in [path for name in RECORDS for path in (tmp_path / "made").rglob(name)]:
+        record.write_text(record.read_text().replace(str(made), str(tmp_path / "made")))
     return tmp_path / "made"
 
 
@@ -79,12 +65,13 @@ def commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyt
 
 
 def pack(commands: Commands, folder: Path, *runs: str, images: str = "all", to: str = "board.pyz") -> Said:
-    asked = [str(folder / run) for run in runs]
+    folders = [str(folder / run) for run in runs]
     artifacts = ["--artifacts", str(folder / "artifacts")]
-    return commands.call("bundle", *asked, "--to", str(folder / to), "--images", images, *artifacts)
+    return commands.call("bundle", *folders, "--to", str(folder / to), "--images", images, *artifacts)
 
 
 def on_board(folder: Path) -> Path:
+    """The results of the folder's bundle, measured here as a board would."""
     out = folder / "device_results.json"
     assert evaluate([str(folder / "board.pyz"), "--seconds", "0.02", "--out", str(out)]) == 0
     return out
@@ -94,29 +81,49 @@ def imported(commands: Commands, folder: Path, file: Path) -> Said:
     return commands.call("import_results", str(file), "--artifacts", str(folder / "artifacts"))
 
 
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in (folder / "tracking.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
 def refused(said: Said, text: str) -> None:
     assert said.code == 2
     assert text in said.err
     assert len(said.err.splitlines()) == 1
 
 
-def test_a_survey_measured_again_has_the_hosts_accuracies(commands: Commands, there: Path) -> None:
+def test_a_survey_measured_again_has_the_hosts_accuracies_and_stands_beside_its_runs_once(
+    commands: Commands, there: Path
+) -> None:
     said = pack(commands, there, "survey")
     assert (said.code, said.err) == (0, "")
     assert "3 models, 60 of 60 test images of shapes" in said.out
-    found = {row["name"]: row for row in json.loads(on_board(there).read_text())["rows"]}
+    out = on_board(there)
+    found = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
     host = {
         f"shapes/{row['variant']}.{row['target']}": row
         for row in json.loads((there / "survey" / "survey.json").read_text())["rows"]
     }
-    assert (
-        set(found)
-        == set(host)
-        == {f"shapes/{n}" for n in ("baseline.onnxruntime", "baseline.openvino", "cluster.onnxruntime")}
-    )
+    names = {f"shapes/{name}" for name in ("baseline.onnxruntime", "baseline.openvino", "cluster.onnxruntime")}
+    assert set(found) == set(host) == names
     for name, row in host.items():
         assert found[name]["accuracy"] == row["accuracy"]
         assert found[name]["size_bytes"] == row["size_bytes"]
+
+    runs = {event["run"]: event for event in events(there, "run_started")}
+    cluster = json.loads((there / "survey" / "1_cluster" / "results.json").read_text())["tracking_run"]
+    said = imported(commands, there, out)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("3 rows of ")
+    assert len(events(there, "device_row")) == 3
+    name = "shapes/cluster.onnxruntime"
+    logged = next(event for event in events(there, "device_row") if event["name"] == name)
+    assert logged["metrics"]["accuracy"] == found[name]["accuracy"]
+    assert logged["metrics"]["latency_ms_p99"] == found[name]["latency_ms"]["p99"]
+    assert logged["parent"] == runs[cluster]["parent"]
+    assert logged["host_run"] == cluster
+    assert "3 were there already" in imported(commands, there, out).out
+    assert len(events(there, "device_row")) == 3
 
 
 def test_equal_content_makes_equal_bytes(commands: Commands, there: Path) -> None:
@@ -136,6 +143,45 @@ def test_a_run_beside_a_survey_gets_names_of_its_own(commands: Commands, there: 
     assert {"shapes/baseline_seed_0.onnxruntime", "shapes/baseline_seed_1.onnxruntime"} < set(names)
 
 
+def test_records_of_before_there_was_a_schema_are_packed_alike(commands: Commands, there: Path) -> None:
+    assert pack(commands, there, "survey", "other").code == 0
+    before = (there / "board.pyz").read_bytes()
+    for path in there.rglob("results.json"):
+        path.write_text(json.dumps(as_schema_1(json.loads(path.read_text()))))
+    (there / "survey" / "survey.json").write_text("{}")  # says that it is a survey: its members are read
+    assert pack(commands, there, "survey", "other").code == 0
+    assert (there / "board.pyz").read_bytes() == before
+
+
+def as_schema_1(record: dict[str, Any]) -> dict[str, Any]:
+    """``results.json`` as it was written before there was a schema: precision and runtime were sentences."""
+    rows = []
+    for row in record["rows"]:
+        sentences = {"precision": " and ".join(row["precision"]["computes"]), "runtime": row["runtime"]["name"]}
+        rows.append({key: row[key] for key in row if key not in ("accuracy_change", "seed")} | sentences)
+    return {key: value for key, value in record.items() if key not in ("schema", "tracking")} | {"rows": rows}
+
+
+def test_a_run_and_a_survey_of_d975084_are_packed(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(__file__).parent / "records" / "d975084", tmp_path / "old")
+    monkeypatch.chdir(tmp_path / "old")
+    said = pack(commands, tmp_path / "old", "run", "survey", images="20")
+    assert (said.code, said.err) == (0, "")
+    models = {model["name"]: model for model in Bundle(tmp_path / "old" / "board.pyz").models}
+    assert set(models) == {
+        "digits/baseline.onnxruntime",
+        "digits/baseline.openvino",
+        "digits/prune_quantize.onnxruntime",
+        "digits/quantize_int8.onnxruntime",
+        "digits/quantize_int8.openvino",
+    }
+    int8 = models["digits/quantize_int8.openvino"]
+    assert (int8["precision"], int8["computes"]) == ("int8", ["int8"])
+    assert int8["runtime"] == {"name": "openvino", "provider": None, "stands_in_for": None}
+
+
 def test_a_run_named_twice_is_packed_once(commands: Commands, there: Path) -> None:
     assert pack(commands, there, "survey", "survey", "survey/0_baseline").code == 0
     assert len(Bundle(there / "board.pyz").models) == 3
@@ -151,80 +197,13 @@ def test_another_data_set_is_another_sample(commands: Commands, there: Path) -> 
     assert {"digits/baseline.onnxruntime", "shapes/baseline.onnxruntime"} < found
 
 
-def test_results_stand_beside_the_hosts_runs_once(commands: Commands, board: Path) -> None:
-    from mlflow import MlflowClient
-
-    out = board / "device_results.json"
-    client = MlflowClient(tracking_uri=f"sqlite:///{board}/mlflow.db")
-    host = client.get_run(json.loads((board / "survey" / "1_cluster" / "results.json").read_text())["tracking_run"])
-    said = imported(commands, board, out)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("3 rows of ")
-    runs = client.search_runs([host.info.experiment_id], "tags.board != ''")
-    assert len(runs) == 3
-    run = next(run for run in runs if run.data.tags["device_model"] == "shapes/cluster.onnxruntime")
-    row = next(r for r in json.loads(out.read_text())["rows"] if r["name"] == "shapes/cluster.onnxruntime")
-    assert run.data.metrics["accuracy"] == row["accuracy"]
-    assert run.data.metrics["latency_ms_p99"] == row["latency_ms"]["p99"]
-    assert run.data.tags["mlflow.parentRunId"] == host.data.tags["mlflow.parentRunId"]
-    assert run.data.tags["host_run"] == host.info.run_id
-    assert run.info.status == "FINISHED"
-    assert "3 were there already" in imported(commands, board, out).out
-    assert len(client.search_runs([host.info.experiment_id], "tags.board != ''")) == 3
-
-
-def test_a_host_run_that_is_gone_leaves_nothing_behind(commands: Commands, board: Path, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
-    content = json.loads((board / "device_results.json").read_text())
-    record = json.loads((board / "artifacts" / ".bundles" / f"{content['bundle']}.json").read_text())
-    record["models"]["shapes/cluster.onnxruntime"]["tracking"]["run"] = "0" * 32
-    (tmp_path / "artifacts" / ".bundles").mkdir(parents=True)
-    (tmp_path / "artifacts" / ".bundles" / f"{content['bundle']}.json").write_text(json.dumps(record))
-    out = tmp_path / "device_results.json"
-    out.write_text(json.dumps({**content, "measured_at": "2000-01-01T00:00:00+00:00"}))
-    refused(imported(commands, tmp_path, out), "0" * 32)
-    client = MlflowClient(tracking_uri=f"sqlite:///{board}/mlflow.db")
-    every = [experiment.experiment_id for experiment in client.search_experiments()]
-    assert not client.search_runs(every, "tags.measured_at = '2000-01-01T00:00:00+00:00'")
-
-
-def test_results_of_an_unknown_bundle_are_refused(commands: Commands, board: Path, tmp_path: Path) -> None:
-    refused(imported(commands, tmp_path, board / "device_results.json"), "is not known in")
-
-
-def test_results_of_runs_that_were_not_tracked_are_refused(commands: Commands, there: Path) -> None:
-    assert pack(commands, there, "other").code == 0
-    refused(imported(commands, there, on_board(there)), "were not tracked")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda content: content.clear(), "holds no results of a board"),
-        (lambda content: content.update(rows=[1]), "holds no results of a board"),
-        (lambda content: content["rows"][0].update(name=["a"]), "holds no results of a board"),
-        (lambda content: content.update(rows=[]), "has no row"),
-        (lambda content: content["rows"][0].update(name="another"), "has no model for: another"),
-        (lambda content: content["rows"][0].pop("latency_ms"), "is not as a bundle writes it: KeyError 'latency_ms'"),
-        (lambda content: content["rows"][0].update(accuracy=1.5), "accuracy is no number"),
-        (lambda content: content.update(bundle="../../x"), "is not known in"),
-    ],
-)
-def test_damaged_results_are_refused(  # type: ignore[no-untyped-def]
-    commands: Commands, board: Path, tmp_path: Path, spoil, said: str
+def test_results_of_runs_that_were_not_tracked_or_of_an_unknown_bundle_are_refused(
+    commands: Commands, there: Path
 ) -> None:
-    content = json.loads((board / "device_results.json").read_text())
-    spoil(content)
-    out = tmp_path / "device_results.json"
-    out.write_text(json.dumps(content))
-    refused(imported(commands, board, out), said)
-
-
-def test_no_results_at_all_are_refused(commands: Commands, tmp_path: Path) -> None:
-    refused(imported(commands, tmp_path, tmp_path / "nowhere.json"), "There is no file")
-    (tmp_path / "r.json").write_text("no results")
-    refused(imported(commands, tmp_path, tmp_path / "r.json"), "holds no results of a board")
+    assert pack(commands, there, "other").code == 0
+    out = on_board(there)
+    refused(imported(commands, there, out), "were not tracked")
+    refused(imported(commands, there / "survey", out), "is not known in")
 
 
 def test_a_folder_that_is_no_run_is_refused(commands: Commands, there: Path) -> None:
@@ -253,43 +232,10 @@ def test_images_that_nothing_identifies_are_refused(commands: Commands, there: P
 
 
 @pytest.mark.parametrize("images", ["0", "-1", "some", "1.5"])
-def test_an_empty_sample_is_refused(commands: Commands, there: Path, images: str) -> None:
-    said = commands.call("bundle", str(there / "other"), "--to", str(there / "board.pyz"), f"--images={images}")
+def test_an_empty_sample_is_refused(commands: Commands, tmp_path: Path, images: str) -> None:
+    said = commands.call("bundle", str(tmp_path), "--to", str(tmp_path / "board.pyz"), f"--images={images}")
     refused(said, "--images must be a number from 1 or 'all'")
 
 
-def test_a_place_that_does_not_exist_is_refused(commands: Commands, there: Path) -> None:
-    refused(pack(commands, there, "other", to="nowhere/board.pyz"), "--to must name a file in a folder that exists")
-
-
-def test_a_sample_has_each_class_in_proportion_and_is_the_same_each_time() -> None:
-    numbers = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
-    images = ImageSet(torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1), numbers)
-    chosen = pick(images, 10, 3)
-    assert torch.bincount(chosen.labels).tolist() == [6, 3, 1]
-    places = chosen.images.flatten().tolist()
-    assert places == sorted(set(places))
-    assert places == pick(images, 10, 3).images.flatten().tolist()
-
-
-@pytest.mark.parametrize("count", [1, 7, 99])
-def test_a_sample_has_exactly_as_many_images_as_were_asked_for(count: int) -> None:
-    numbers = torch.from_numpy(np.random.default_rng(0).integers(0, 7, 100))
-    images = ImageSet(torch.zeros(100, 1, 1, 1, dtype=torch.uint8), numbers)
-    assert len(pick(images, count, 7)) == count
-
-
-def test_a_small_set_is_taken_whole() -> None:
-    images = ImageSet(torch.zeros(5, 1, 1, 1, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
-    assert pick(images, 6, 2) is images
-    assert pick(images, None, 2) is images
-
-
-def test_names_tell_rows_apart_by_what_differs() -> None:
-    row = {"variant": "prune", "target": "t", "data": "d", "model": "m", "seed": 0, "settings": [], "identity": "a"}
-    assert labels([row, {**row, "target": "u"}, {**row, "data": "e"}]) == ["prune"] * 3
-    assert labels([row, {**row, "seed": 1}]) == ["prune seed 0", "prune seed 1"]
-    settings = [{**row, "settings": [f"method.sparsity=0.{at}"]} for at in (5, 9)]
-    assert labels(settings) == ["prune method.sparsity=0.5", "prune method.sparsity=0.9"]
-    assert labels([row, {**row, "model": "n", "seed": 1}]) == ["prune m", "prune n"]
-    assert labels([row, {**row, "identity": "b"}]) == ["prune a", "prune b"]
+def test_a_place_that_does_not_exist_is_refused(commands: Commands, tmp_path: Path) -> None:
+    refused(pack(commands, tmp_path, "other", to="nowhere/board.pyz"), "--to must name a file in a folder that exists")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
-from src.contracts import InputError
-from src.tracking import registry
+from src.command.composition import composed
+from src.command.search_job import SearchJob
 from tests.commands import Commands, Said
+from tests.conftest import MakeStore
 
 FAST = [
     "training.epochs=3",
@@ -19,13 +23,76 @@ FAST = [
     "model.blocks=[[8],[16]]",
     "model.dense=32",
     "training.threads=1",
+    "timing.seconds=0.02",
+    "timing.rounds=2",
+    "timing.largest_batch=2",
 ]
-SMALL = ["search.trials=3", "search.finalists=1", "budget.accuracy_drop=0.5", "search.lengths=[1.0]"]
+# The first three trials of this space and seed are the same in every test, so that their stages are made once.
+SMALL = [
+    "search.trials=3",
+    "search.finalists=1",
+    "budget.accuracy_drop=0.5",
+    "search.lengths=[1.0]",
+    "space.channels.choose.sparsity.hardest=0.4",
+]
+TWO_STEPS = ["~space.prune", "~space.cluster"]  # fewer chains to measure before a budget is refused
+BUDGET = "budget.size_gzip_bytes=20000"
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts that the tests share."""
+    return tmp_path_factory.mktemp("stages")
 
 
 @pytest.fixture
-def commands(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+def commands(
+    tmp_path: Path, stages: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Commands:
+    made = Commands(tmp_path, capfd, monkeypatch)
+    made.artifacts = stages
+    return made
+
+
+@pytest.fixture
+def untrained(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Commands without any stage, so that a test sees whether one is made."""
     return Commands(tmp_path, capfd, monkeypatch)
+
+
+@dataclass
+class Finished:
+    """A search that is over; tests read it, or copy its folder to continue it.
+
+    Attributes:
+        folder: Folder of the search's folder and its database.
+        said: What the command printed; None until the first test asks for it.
+    """
+
+    folder: Path
+    said: Said | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / "found" / "search.json").read_text())
+        return record
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def finished(
+    finished_once: Finished, stages: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Finished:
+    """The search of three trials that the tests of this module share."""
+    if finished_once.said is None:
+        commands = Commands(finished_once.folder, capfd, monkeypatch)
+        commands.artifacts = stages
+        finished_once.said = search(commands, BUDGET)
+    return finished_once
 
 
 def search(commands: Commands, *overrides: str, tracking: str = "tracking=off") -> Said:
@@ -38,28 +105,31 @@ def search(commands: Commands, *overrides: str, tracking: str = "tracking=off") 
     return commands.call("search", "+search=digits_budget", *FAST, *SMALL, *where, *overrides)
 
 
-def written(commands: Commands) -> dict:
-    return json.loads((commands.folder / "found" / "search.json").read_text())
+def written(commands: Commands) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((commands.folder / "found" / "search.json").read_text())
+    return record
 
 
-def test_a_search_ends_with_a_file_within_the_budget_and_the_command_that_makes_it_again(commands: Commands) -> None:
-    said = search(commands, "budget.size_gzip_bytes=20000", "space.channels.choose.sparsity.hardest=0.4")
+def test_a_search_ends_with_a_file_within_the_budget_and_the_command_that_makes_it_again(
+    finished: Finished, commands: Commands
+) -> None:
+    said = finished.said
+    assert said is not None
     assert said.code == 0, said.err
     assert "With every step at its hardest: size_gzip_bytes about" in said.out
     assert "trial 3/3  best within budget:" in said.out
-    found = written(commands)
+    found = finished.record
     (chosen,) = [trial for trial in found["trials"] if trial["number"] == found["chosen"]]
     assert chosen["within_budget"]
     assert chosen["values"]["size_gzip_bytes"] <= 20000
     kept = [trial["values"]["size_gzip_bytes"] for trial in found["trials"] if trial["within_budget"]]
     assert chosen["values"]["size_gzip_bytes"] == min(kept)
-    rows = json.loads((commands.folder / "found" / "results.json").read_text())["rows"]
+    rows = json.loads((finished.folder / "found" / "results.json").read_text())["rows"]
     (row,) = [row for row in rows if row["variant"] != "baseline"]
-    assert (commands.folder / "found" / f"trial_{found['chosen']}" / row["artifact"]).stat().st_size == row[
-        "size_bytes"
-    ]
+    file = finished.folder / "found" / f"trial_{found['chosen']}" / row["artifact"]
+    assert file.stat().st_size == row["size_bytes"]
     assert row["accuracy_validation"] == chosen["values"]["accuracy_validation"]
-    assert (commands.folder / "found" / "front.png").stat().st_size > 5000
+    assert (finished.folder / "found" / "front.png").stat().st_size > 5000
 
     again = shlex.split(found["commands"][str(found["chosen"])])
     assert again[:3] == ["python", "-m", "src.run"]
@@ -70,40 +140,60 @@ def test_a_search_ends_with_a_file_within_the_budget_and_the_command_that_makes_
     assert remade["sha256"] == row["sha256"]
 
 
-def test_the_same_command_goes_on_and_more_trials_are_added(commands: Commands) -> None:
-    assert search(commands).code == 0
-    before = written(commands)
-    said = search(commands)
+def test_the_same_command_continues_and_more_trials_are_added(finished: Finished, commands: Commands) -> None:
+    shutil.copytree(finished.folder, commands.folder, dirs_exist_ok=True)
+    before = finished.record
+    said = search(commands, BUDGET)
     assert said.code == 0
     assert "trial " not in said.out.partition("The front")[0].replace("trials for", "").replace("trial_", "")
     assert written(commands)["trials"] == before["trials"]
-    said = search(commands, "search.trials=5")
+    said = search(commands, BUDGET, "search.trials=5")
+    assert said.code == 0, said.err
     assert "trial 4/5" in said.out
     after = written(commands)["trials"]
     assert len(after) == 5
     assert after[:3] == before["trials"]
 
 
-def test_two_workers_choose_what_one_chooses_and_finish_every_trial(commands: Commands) -> None:
-    chance = "sampler@search.sampler=random"  # does not look at what others found
-    said = search(commands, chance, "workers=2", "search.trials=4")
+@pytest.mark.slow
+def test_two_workers_choose_what_one_chooses_and_finish_every_trial(finished: Finished, commands: Commands) -> None:
+    said = search(commands, BUDGET, "workers=2")
     assert said.code == 0, said.err
     assert "Workers failed" not in said.out, (commands.folder / "found" / "workers.log").read_text()
     shared = written(commands)["trials"]
-    assert [trial["number"] for trial in shared] == [0, 1, 2, 3]
-    other = Commands(commands.folder / "alone", commands.capture, commands.patch)
-    other.folder.mkdir()
-    other.artifacts = commands.artifacts
-    assert search(other, chance, "search.trials=4").code == 0
-    assert written(other)["trials"] == shared
+    assert [trial["number"] for trial in shared] == [0, 1, 2]
+    assert shared == finished.record["trials"]
 
 
-def test_a_hopeless_budget_is_refused_before_any_training(commands: Commands) -> None:
-    said = search(commands, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.4")
+@pytest.mark.slow
+def test_if_workers_fail_the_search_finishes_alone(commands: Commands) -> None:
+    commands.patch.setattr("src.command.searching.run_workers", lambda *_, **__: False)
+    said = search(commands, "workers=2", "search.trials=1")
+    assert said.code == 0, said.err
+    log = commands.folder / "found" / "workers.log"
+    assert f"Workers failed (see {log}); this process continues alone." in said.out
+    assert len(written(commands)["trials"]) == 1
+
+
+def test_an_error_of_a_worker_ends_the_command_that_started_it(commands: Commands) -> None:
+    alone = ["hydra.mode=MULTIRUN", "worker=0", f"hydra.sweep.dir={commands.folder}/workers", "hydra/launcher=basic"]
+    said = search(commands, "search.storage=postgresql://127.0.0.1:1/none", *alone)
     assert said.code == 2
-    said_last = said.err.splitlines()[-1]
-    assert said_last.startswith("The budget cannot be kept: with every step at its hardest the space reaches")
-    assert not list(commands.artifacts.rglob("stage.json"))
+    assert "does not answer" in said.err
+
+
+def test_a_hopeless_budget_is_refused_before_any_training(untrained: Commands) -> None:
+    said = search(untrained, "budget.size_bytes=100", *TWO_STEPS)
+    assert said.code == 2
+    last = said.err.splitlines()[-1]
+    assert last.startswith("The budget cannot be kept: with every step at its hardest the space reaches")
+    assert not list(untrained.artifacts.rglob("stage.json"))
+
+
+def test_a_hopeless_budget_is_refused_if_the_hardest_chain_cannot_be_made_either(untrained: Commands) -> None:
+    said = search(untrained, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.9", *TWO_STEPS)
+    assert said.code == 2
+    assert said.err.splitlines()[-1].startswith("The budget cannot be kept")
 
 
 def test_a_chain_of_no_step_may_be_the_best_there_is(commands: Commands) -> None:
@@ -114,26 +204,13 @@ def test_a_chain_of_no_step_may_be_the_best_there_is(commands: Commands) -> None
     assert "trial_0/baseline.onnxruntime.onnx" in said.out
 
 
-def test_latency_on_a_target_that_another_runtime_stands_in_for_is_refused(commands: Commands) -> None:
-    said = search(commands, "target=[tensorrt]", "search.objectives=[latency_ms_p50]")
+def test_latency_on_a_target_that_another_runtime_stands_in_for_is_refused(untrained: Commands) -> None:
+    said = search(untrained, "target=[tensorrt]", "search.objectives=[latency_ms_p50]")
     assert said.code == 2
     assert "whose times say nothing of it" in said.err
 
 
-def test_a_hopeless_budget_is_refused_where_the_hardest_chain_cannot_be_made_either(commands: Commands) -> None:
-    said = search(commands, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.9")
-    assert said.code == 2
-    assert said.err.splitlines()[-1].startswith("The budget cannot be kept")
-
-
-def test_another_number_of_threads_is_the_same_search(commands: Commands) -> None:
-    assert search(commands, "search.trials=1").code == 0
-    said = search(commands, "search.trials=2", "training.threads=2")
-    assert said.code == 0, said.err
-    assert len(written(commands)["trials"]) == 2
-
-
-def test_where_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands) -> None:
+def test_if_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands) -> None:
     said = search(commands, "budget.accuracy_drop=-0.9")
     assert said.code == 4
     assert "Nothing keeps the budget. The nearest is trial" in said.out
@@ -141,8 +218,9 @@ def test_where_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands)
     assert written(commands)["chosen"] is None
 
 
-def test_where_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(commands: Commands) -> None:
-    said = search(commands, "budget.latency_ms=0.000001", "search.lengths=[0.5,1.0]", "space.prune.optional=false")
+def test_if_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(commands: Commands) -> None:
+    early = ["search.lengths=[0.5,1.0]", "space.prune.optional=false", "search.trials=2"]
+    said = search(commands, "budget.latency_ms=0.000001", *early)
     assert said.code == 4, said.err
     assert "Nothing keeps the budget. The nearest is trial" in said.out
     assert "of at most 1e-06" in said.out
@@ -152,47 +230,38 @@ def test_where_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(co
     assert (commands.folder / "found" / "front.png").exists()
 
 
-@pytest.mark.parametrize("wrong", ["search.objectives=[size]", "workers=0"])
-def test_bad_input_leaves_no_folder(commands: Commands, wrong: str) -> None:
-    assert search(commands, wrong).code == 2
-    assert not (commands.folder / "found").exists()
-
-
 def test_a_study_begun_anew_in_the_same_folder_has_a_run_of_its_own(commands: Commands) -> None:
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{commands.folder}/mlflow.db"
-    for seed in (0, 1):
-        said = search(commands, f"seed={seed}", "search.trials=1", tracking=f"tracking.uri={uri}")
+    events = commands.folder / "tracking.jsonl"
+    for _ in range(2):
+        said = search(commands, "search.trials=1", f"tracking.uri={events}", tracking="tracking=jsonl")
         assert said.code == 0, said.err
         (commands.folder / "search.db").unlink()
-    client = MlflowClient(tracking_uri=uri)
-    (experiment,) = [e for e in client.search_experiments() if e.name == "digits_budget"]
-    parents = [
-        r.data.tags["mlflow.parentRunId"]
-        for r in client.search_runs(experiment.experiment_id)
-        if "trial" in r.data.tags
-    ]
+    logged = [json.loads(line) for line in events.read_text().splitlines()]
+    parents = [event["survey"] for event in logged if event["event"] == "trial"]
     assert len(parents) == len(set(parents)) == 2
 
 
-def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(commands: Commands) -> None:
-    beyond = ["space.cluster.choose.clusters.mildest=2", "space.cluster.choose.clusters.hardest=1"]
-    required = ["space.cluster.optional=false", "~space.channels", "~space.quantize"]
-    said = search(commands, *beyond, *required, "search.trials=6", "budget.accuracy_drop=2")
-    trials = written(commands)["trials"]
-    assert len(trials) == 6
-    failed = [trial for trial in trials if trial["failed"]]
-    assert failed
-    assert all("clusters" in trial["failed"] for trial in failed)
-    assert f"Failed: trial {failed[0]['number']}: " in said.out
-    assert said.code == (0 if len(failed) < 6 else 4)
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_continues(commands: Commands) -> None:
+    alone = "channels:false,quantize:false,prune.fine_tune.epochs:2"
+    zeros = f"{{{alone},prune:true,cluster:true,cluster.clusters:1}}"  # zeros take the only value
+    nothing = f"{{{alone},prune:false,cluster:false}}"
+    fewest = "space.cluster.choose.clusters.hardest=1"
+    said = search(commands, f"search.first=[{zeros},{nothing}]", fewest, "search.trials=2")
+    assert said.code == 0, said.err
+    fails, works = written(commands)["trials"]
+    assert "clusters" in fails["failed"]
+    assert works["failed"] is None
+    assert f"Failed: trial 0: {fails['failed']}" in said.out
+    assert "Chosen: trial 1" in said.out
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["search.objectives=[size]"], "search.objectives: there is no column size; there are accuracy_validation"),
+        (
+            ["search.objectives=[size]"],
+            "search.objectives: there is no column size; there are bits_per_weight, accuracy_validation",
+        ),
         (["search.objectives=[]"], "search.objectives is empty"),
         (["search.trials=0"], "search.trials must be a whole number from 1, and is 0"),
         (["workers=0"], "workers must be a whole number from 1"),
@@ -220,12 +289,13 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(c
         (["space.prune.method=prune_nothing"], "There is no method 'prune_nothing'"),
     ],
 )
-def test_bad_input_gets_one_line(commands: Commands, overrides: list[str], message: str) -> None:
-    said = search(commands, *overrides)
+def test_bad_input_gets_one_line_and_leaves_no_folder(untrained: Commands, overrides: list[str], message: str) -> None:
+    said = search(untrained, *overrides)
     assert said.code == 2, said.out
     assert message in said.err.splitlines()[-1]
     assert "Traceback" not in said.err
-    assert not list(commands.artifacts.rglob("stage.json"))
+    assert not list(untrained.artifacts.rglob("stage.json"))
+    assert not (untrained.folder / "found").exists()
 
 
 def test_without_a_name_the_searches_are_listed(commands: Commands) -> None:
@@ -234,10 +304,13 @@ def test_without_a_name_the_searches_are_listed(commands: Commands) -> None:
     assert said.err == "Which search? +search=NAME; there are: cifar_budget, digits_budget, mnist_budget\n"
 
 
-def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(commands: Commands) -> None:
+def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(
+    commands: Commands,
+    mlflow_store: MakeStore,
+) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{commands.folder}/mlflow.db"
+    uri = mlflow_store(commands.folder)
     said = search(commands, "++tracking.tags={stage: mine}", tracking=f"tracking.uri={uri}")
     assert said.code == 0, said.err
     client = MlflowClient(tracking_uri=uri)
@@ -267,7 +340,7 @@ def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(c
     assert interrupted not in [run.info.run_id for run in runs]
     assert all(run.info.status == "FINISHED" for run in runs)
     folders = [run.data.tags["folder"] for run in runs if "folder" in run.data.tags]
-    assert len(folders) == len(set(folders))  # what is found again goes on in its run
+    assert len(folders) == len(set(folders))  # a run that is found again continues
     assert sorted(run.data.tags["trial"] for run in runs if "trial" in run.data.tags) == ["0", "1", "2", "3"]
 
 
@@ -276,31 +349,13 @@ def tagged(**tags: str) -> dict[str, str]:
     return {**common, "size_bytes": "100", "size_gzip_bytes": "50", "latency_ms_p50": "1.0", **tags}
 
 
-@pytest.mark.parametrize(
-    ("alias", "new", "moves"),
-    [
-        ("smallest", {"size_bytes": "99"}, True),
-        ("smallest", {"size_gzip_bytes": "49"}, True),
-        ("smallest", {}, False),
-        ("smallest", {"size_bytes": "9", "target": "openvino"}, False),
-        ("fastest", {"latency_ms_p50": "0.9"}, True),
-        ("fastest", {"latency_ms_p50": "0.99"}, False),
-        ("fastest", {"latency_ms_p50": "0.5", "machine": "other"}, False),
-        ("best_within_budget", {"size_gzip_bytes": "49"}, True),
-        ("best_within_budget", {"size_gzip_bytes": "49", "budget": "{1}"}, False),
-        ("best_within_budget", {"size_gzip_bytes": "51"}, False),
-        ("best_within_budget", {"objective": "energy_uj_estimate"}, False),
-    ],
-)
-def test_an_alias_moves_only_by_its_rule(alias: str, new: dict[str, str], moves: bool) -> None:
-    why = registry._not_better(alias, tagged(**new), tagged())
-    assert (why is None) is moves
-
-
-def test_an_alias_that_moves_says_so_and_one_that_stays_exits_with_4(commands: Commands) -> None:
+def test_an_alias_that_moves_says_so_and_one_that_stays_exits_with_4(
+    commands: Commands,
+    mlflow_store: MakeStore,
+) -> None:
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{commands.folder}/mlflow.db"
+    uri = mlflow_store(commands.folder)
     client = MlflowClient(tracking_uri=uri)
     client.create_registered_model("m")
     for tags in (tagged(within_budget="true"), tagged(size_bytes="90", within_budget="true"), tagged(size_bytes="1")):
@@ -320,26 +375,33 @@ def test_an_alias_that_moves_says_so_and_one_that_stays_exits_with_4(commands: C
     assert "has versions 1, 2, 3 of 'm', and not 9" in said.err
 
 
-def test_a_model_whose_objective_was_not_registered_stays_where_it_is() -> None:
-    asked = {"objective": "energy_uj_estimate"}
-    why = registry._not_better("best_within_budget", tagged(**asked, energy_uj_estimate="1.5"), tagged(**asked))
-    assert why == "one of them has no energy_uj_estimate"
-    energies = (tagged(**asked, energy_uj_estimate=energy) for energy in ("1.5", "2.5"))
-    assert registry._not_better("best_within_budget", *energies) is None
-
-
-def test_a_name_that_no_model_can_have_is_refused() -> None:
-    with pytest.raises(InputError, match="no model can be called a'b"):
-        registry.promote("sqlite:///none.db", "a'b", "1", "smallest")
-
-
-def test_an_unknown_alias_is_refused() -> None:
-    with pytest.raises(InputError, match="there is no alias best"):
-        registry.promote("sqlite:///none.db", "m", "1", "best")
-
-
-def test_a_study_opens_with_the_library_alone(commands: Commands) -> None:
-    assert search(commands).code == 0
-    study = optuna.load_study(study_name="digits_budget", storage=f"sqlite:///{commands.folder}/search.db")
+def test_a_study_opens_with_the_library_alone(finished: Finished) -> None:
+    study = optuna.load_study(study_name="digits_budget", storage=f"sqlite:///{finished.folder}/search.db")
     assert len(study.trials) == 3
     assert len(study.best_trials) >= 1
+
+
+FROZEN: dict[str, Any] = json.loads((Path(__file__).parent / "study" / "definition_of_d975084.json").read_text())
+
+
+def definition(*overrides: str, checksum: str = FROZEN["data"]["checksum"]) -> dict[str, Any]:
+    """What the database keeps of a study, as JSON holds it."""
+    config, choices = composed(["+search=digits_budget", "seed=3", *overrides], "search")
+    stored = SearchJob(config, choices, [], Path("outputs"), "").study_definition(checksum)
+    decoded: dict[str, Any] = json.loads(json.dumps(stored))
+    return decoded
+
+
+def test_a_study_that_an_earlier_version_began_continues() -> None:
+    assert definition() == FROZEN  # open_study refuses another
+
+
+def test_another_number_of_threads_is_the_same_search() -> None:
+    machine = ["training.threads=7", "training.device=cuda", "data.root=elsewhere", "search.trials=99", "workers=4"]
+    assert definition(*machine) == FROZEN
+
+
+def test_other_data_or_another_budget_is_another_search() -> None:
+    assert definition(checksum="other")["data"] != FROZEN["data"]
+    assert definition("budget.size_bytes=1000")["budget"] != FROZEN["budget"]
+    assert definition("search.objectives=[macs]")["search"] != FROZEN["search"]

@@ -1,4 +1,4 @@
-"""Random changes of training images, on whole batches and on the device they are on."""
+"""Random changes of training images, applied to whole batches on their device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from src.contracts import Augmentation
 
 
 class Flip:
-    """Mirror each image left to right with probability one half."""
+    """Mirror each image left to right with probability 0.5."""
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         flips = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
@@ -20,10 +20,10 @@ class Flip:
 
 
 class ShiftedCrop:
-    """Move each image by up to ``pixels`` in both directions, edges filled with the border's mirror.
+    """Shift each image by up to ``pixels`` in both directions; the mirrored border fills the edges.
 
     Args:
-        pixels: Largest shift, at least 1 and less than the image's side.
+        pixels: Largest shift in pixels, at least 1 and less than the image's side.
     """
 
     def __init__(self, *, pixels: int) -> None:
@@ -42,12 +42,12 @@ class ShiftedCrop:
 
 
 class Affine:
-    """Rotate, scale and move each image at random, bilinear, edges repeated.
+    """Rotate, scale and shift each image at random, with bilinear interpolation and repeated edges.
 
     Args:
-        degrees: Largest rotation, either way.
+        degrees: Largest rotation in either direction.
         scale: Smallest and largest magnification.
-        shift: Largest move as a share of the image's side.
+        shift: Largest shift as a share of the image's side.
     """
 
     def __init__(self, *, degrees: float, scale: Sequence[float], shift: float) -> None:
@@ -61,14 +61,18 @@ class Affine:
         angle = torch.deg2rad((2 * drawn[0] - 1) * self.degrees)
         zoom = self.scale[0] + drawn[1] * (self.scale[1] - self.scale[0])
         cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-        moves = (2 * drawn[2:] - 1) * 2 * self.shift
-        matrix = torch.stack([cosine, -sine, moves[0], sine, cosine, moves[1]], 1).view(count, 2, 3)
+        shifts = (2 * drawn[2:] - 1) * 2 * self.shift
+        matrix = torch.stack([cosine, -sine, shifts[0], sine, cosine, shifts[1]], 1).view(count, 2, 3)
         grid = affine_grid(matrix, list(images.shape), align_corners=False)
         return grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 class InOrder:
-    """One augmentation after another."""
+    """Apply one augmentation after another.
+
+    Args:
+        steps: The augmentations, in order; each draws from the same generator.
+    """
 
     def __init__(self, *, steps: Sequence[Augmentation]) -> None:
         self.steps = list(steps)

@@ -1,4 +1,4 @@
-"""Batches gathered, augmented and normalized on whole tensors, in an order that follows from seed and epoch."""
+"""Batches of normalized images, in an order that follows from seed and epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from src.contracts import Augmentation, DataSplits, ImageSet
 
 
 def mixed_seed(seed: int, epoch: int) -> int:
-    """One generator seed for a pair; the multiplier keeps neighbouring pairs apart."""
+    """A generator seed for a pair of numbers; the multiplier keeps the seeds of neighbouring pairs apart."""
     return (seed * 1_000_003 + epoch * 7_919 + 17) % (2**63)
 
 
@@ -19,13 +19,13 @@ class TensorBatches:
     """Iterate over an image set in batches of normalized float32 images and their labels.
 
     Args:
-        images: The set; moved to ``device`` whole.
-        batch_size: At least 1.
-        mean, std: Per channel, of pixels in [0, 1].
-        augmentation: Applied before normalization; None for none.
-        shuffle_seed: None keeps the order; else epoch e has the order of (seed, e).
-        device: Where batches are made, e.g. ``cpu`` or ``cuda``.
-        drop_last: Leave out a last batch that is not full.
+        images: The image set; all of it is moved to ``device``.
+        batch_size: Number of images in a batch, at least 1.
+        mean, std: One number for each channel, of pixels in [0, 1].
+        augmentation: Random change of the images before normalization; None leaves them as they are.
+        shuffle_seed: Seed of the order, which also depends on the epoch; None keeps the order of the set.
+        device: Device on which batches are made, e.g. ``cpu`` or ``cuda``.
+        drop_last: Whether a last batch that is not full is left out.
 
     Yields:
         ``(images [b, c, h, w] float32, labels [b] int64)``.
@@ -54,12 +54,12 @@ class TensorBatches:
         self._scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and augmentation the next iteration has."""
+        """Choose the epoch whose order and augmentation the next iteration uses."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.labels), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        full, rest = divmod(len(self.labels), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count, device = len(self.labels), self.labels.device
@@ -73,19 +73,19 @@ class TensorBatches:
                 images = self.images[start : start + self.batch_size]
                 labels = self.labels[start : start + self.batch_size]
             else:
-                picked = order[start : start + self.batch_size]
-                images, labels = self.images[picked], self.labels[picked]
+                chosen = order[start : start + self.batch_size]
+                images, labels = self.images[chosen], self.labels[chosen]
                 if self.augmentation is not None:
                     images = self.augmentation(images, generator)
             yield self.normalize(images), labels
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pixels 0 … 255 to float32 of zero mean and unit deviation per channel."""
+        """Turn pixels 0 … 255 into float32 of mean 0 and deviation 1 for each channel."""
         return (images.to(torch.float32) - self._shift).mul_(self._scale)
 
 
 def training_batches(splits: DataSplits, batch_size: int, *, seed: int, device: str = "cpu") -> TensorBatches:
-    """Batches of the training split, shuffled and augmented by (seed, epoch), the last left out if it is not full."""
+    """Full batches of the training split, shuffled and augmented by (seed, epoch)."""
     return TensorBatches(
         splits.train,
         batch_size,
@@ -109,5 +109,5 @@ def example_image(splits: DataSplits) -> Tensor:
 
 
 def evaluation_batches(splits: DataSplits, images: ImageSet, *, batch_size: int, device: str = "cpu") -> TensorBatches:
-    """Batches in file order, not augmented, normalized as ``splits`` says."""
+    """Batches of ``images`` in order, not augmented, normalized by the mean and deviation of ``splits``."""
     return TensorBatches(images, batch_size, mean=splits.mean, std=splits.std, device=device)

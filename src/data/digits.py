@@ -1,4 +1,4 @@
-"""1,797 real handwritten digits of 8x8 pixels that come with scikit-learn."""
+"""The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Digits(ImageData):
     """scikit-learn's digits; needs no file and no network.
 
     Args:
-        test_share: Share of the 1,797 images that tests, in (0, 1).
-        settings: Those of ``ImageData``.
+        test_share: Share of the 1,797 images in the test set, in (0, 1).
+        settings: Arguments of ``ImageData``.
     """
 
     name = "digits"

@@ -1,4 +1,4 @@
-"""The German Traffic Sign Recognition Benchmark, split by track."""
+"""The German Traffic Sign Recognition Benchmark; its tracks of similar frames are never divided."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from src.data.image_folder import decoded
 from src.data.images import ImageData
 from src.data.torchvision_sets import damaged, open_or_download
 
-# The published training sets (torchvision downloads the smaller), and the one test set.
+# Sizes of the two published training sets (torchvision downloads the smaller one) and of the test set.
 TRAINING_IMAGES = (26_640, 39_209)
 TEST_IMAGES = (12_630,)
 SIGNS = (
@@ -66,14 +66,14 @@ SIGNS = (
 
 
 class Gtsrb(ImageData):
-    """43 traffic signs; training frames come in tracks of about 30 near-identical ones.
+    """43 traffic signs; training images are frames of tracks, about 30 nearly identical frames each.
 
-    A track (the number before the underscore of a frame's file name, within its class) is one group, so that no
-    frame of a validating track is trained on.
+    All frames of a track are in the training split or all are in the validation split. The number before the
+    underscore in a frame's file name is that of its track within its class.
 
     Args:
-        side: Images are resized whole to ``side`` x ``side`` pixels, bilinear.
-        settings: Those of ``ImageData``.
+        side: Images are resized to ``side`` x ``side`` pixels, bilinear and without cropping.
+        settings: Arguments of ``ImageData``.
 
     Paper: Stallkamp et al. 2012, Neural Networks 32, 323-332.
     """
@@ -107,7 +107,7 @@ class Gtsrb(ImageData):
         return parts[0], parts[1], SIGNS
 
     def load(self) -> DataSplits:
-        """As ``ImageData.load``; raises InputError, too, where images are missing."""
+        """As ``ImageData.load``; also raises InputError if images are missing."""
         splits = super().load()
         found = (len(splits.train) + len(splits.validation), len(splits.test))
         if found[0] not in self.training_images or found[1] not in self.test_images:

@@ -1,4 +1,4 @@
-"""A user's own images, one folder a class."""
+"""A user's own images, in one folder for each class."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from src.contracts import ImageSet, InputError
 from src.data.images import ImageData
+from src.files.writing import replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,13 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif"}
 MODES = {1: "L", 3: "RGB"}
-
-
-CACHED = 2000  # images from which decoding takes long enough to be worth a file
+CACHED = 2000  # least number of images whose decoding takes long enough to be worth a cache file
 
 
 def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
-    """``decode_images``, kept in the user's cache folder while the files stay as they are."""
+    """The result of ``decode_images``, from the user's cache folder if the files did not change since."""
     import numpy as np
 
     if len(paths) < CACHED:
@@ -39,38 +38,36 @@ def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) 
         for path in paths:
             status = path.stat()
             digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
-    except OSError:  # decoding says which file it is
+    except OSError:  # decoding raises an error that names the file
         return decode_images(paths, size, mode, name)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = home / "dnn-compression" / f"{name}-{digest.hexdigest()[:16]}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged: decoded anew
+    with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: the images are decoded again
         return torch.from_numpy(np.load(cache))
     images = decode_images(paths, size, mode, name)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
+        with replacing(cache) as part, part.open("wb") as file:
             np.save(file, images.numpy())
-        os.replace(part, cache)
-    except OSError:  # no room or no right to write: decoded anew next time
+    except OSError:  # no space, or no permission to write: the images are decoded again next time
         log.info("%s: decoded images are not cached in %s", name, cache.parent)
     return images
 
 
 def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
-    """Decode image files and resize each whole, bilinear.
+    """Decode image files and resize each image, bilinear and without cropping.
 
     Args:
-        paths: At least one file.
+        paths: The files, at least one.
         size: ``(height, width)`` in pixels.
-        mode: Pillow's: ``L`` for grey, ``RGB`` for colour.
-        name: Of the data set, for the message.
+        mode: Pillow's mode: ``L`` for grey, ``RGB`` for colour.
+        name: Name of the data set, for the error message.
 
     Returns:
         ``[n, channels, height, width]``, uint8.
 
     Raises:
-        InputError: A file is no readable image; it is named.
+        InputError: A file is no readable image; the message names it.
     """
     import numpy as np
     from PIL import Image
@@ -94,7 +91,7 @@ def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey images of 16 bits scaled to 8; Pillow would clip them to white."""
+    """Scale a grey image of 16 bits to 8 bits; Pillow would clip it to white."""
     from PIL import Image
 
     if not image.mode.startswith("I"):
@@ -105,13 +102,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 class ImageFolder(ImageData):
-    """``root/train/<class>/*`` and ``root/test/<class>/*``; without those two, ``root/<class>/*`` is split.
+    """Images in ``root/train/<class>`` and ``root/test/<class>``; without these two, ``root/<class>`` is split.
 
     Args:
-        test_share: Share of the images that tests where there is no ``test`` folder, in (0, 1).
-        side: Images are resized whole to ``side`` x ``side`` pixels, bilinear.
+        test_share: Share of the images in the test set if there is no ``test`` folder, in (0, 1).
+        side: Images are resized to ``side`` x ``side`` pixels, bilinear and without cropping.
         channels: 1 (grey) or 3 (colour); images of the other kind are converted.
-        settings: Those of ``ImageData``.
+        settings: Arguments of ``ImageData``.
     """
 
     name = "image_folder"
@@ -128,18 +125,22 @@ class ImageFolder(ImageData):
 
     def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
         if not self.root.is_dir():
-            raise InputError(f"data.root: there is no folder {self.root}; it should hold one folder of images a class")
+            raise InputError(
+                f"data.root: there is no folder {self.root}; it should hold a folder of images for each class"
+            )
         divided = (self.root / "train").is_dir() and (self.root / "test").is_dir()
         top = self.root / "train" if divided else self.root
         classes = sorted(folder.name for folder in top.iterdir() if folder.is_dir() and not folder.name.startswith("."))
         if len(classes) < 2:
-            raise InputError(f"data.root: {top} holds {len(classes)} folders of images; two classes are the least")
+            raise InputError(
+                f"data.root: {top} holds {len(classes)} folders of images; at least two classes are needed"
+            )
         train = self._read(top, classes)
         if divided:
-            strangers = sorted({f.name for f in (self.root / "test").iterdir() if f.is_dir()} - set(classes))
-            if strangers:
+            unknown = sorted({f.name for f in (self.root / "test").iterdir() if f.is_dir()} - set(classes))
+            if unknown:
                 raise InputError(
-                    f"data.root: {self.root / 'test'} has classes that train has not: {', '.join(strangers)}"
+                    f"data.root: {self.root / 'test'} has classes that train does not have: {', '.join(unknown)}"
                 )
             return train, self._read(self.root / "test", classes), classes
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
@@ -147,14 +148,11 @@ class ImageFolder(ImageData):
         return train.select(order[tests:].sort().values), train.select(order[:tests].sort().values), classes
 
     def _read(self, top: Path, classes: Sequence[str]) -> ImageSet:
+        """The images of the class folders in ``top``."""
         paths: list[Path] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            found = (
-                sorted(p for p in (top / name).rglob("*") if p.suffix.lower() in ENDINGS)
-                if (top / name).is_dir()
-                else []
-            )
+            found = sorted(path for path in (top / name).rglob("*") if path.suffix.lower() in ENDINGS)
             paths += found
             labels += [label] * len(found)
         if not paths:

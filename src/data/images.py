@@ -1,4 +1,4 @@
-"""What every image data set shares: checked reading, a fixed split, a checksum."""
+"""The base of all image data sets: checked reading, a fixed split, a checksum."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from src.contracts import Augmentation, DataSplits, ImageSet, InputError
 
 
 def data_root(root: str) -> Path:
-    """The folder that holds the data: ``DNNC_DATA`` where it is set and ``root`` is the default."""
-    named = os.environ.get("DNNC_DATA")
-    return Path(named if named and root == "data" else root).expanduser()
+    """The folder that holds the data: ``DNNC_DATA`` if it is set and ``root`` is the default, else ``root``."""
+    folder = os.environ.get("DNNC_DATA")
+    return Path(folder if folder and root == "data" else root).expanduser()
 
 
 def validation_indices(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split examples into training and validation, never dividing a group.
+    """Split images into training and validation without dividing a group.
 
     Args:
-        groups: ``[n]``, int64; examples of one number stay together (frames of one video, say).
-        share: Of the examples that validate, in (0, 1).
-        seed: Of the shuffle of groups.
+        groups: Group number of each image, ``[n]``, int64; images of one group stay together, e.g. frames of a video.
+        share: Share of the images in the validation split, in (0, 1).
+        seed: Seed of the order of the groups.
 
     Returns:
-        Two sorted int64 index tensors, disjoint, together ``0 … n-1``.
+        Sorted indices of the training and of the validation images, int64; together they are ``0 … n-1``.
     """
     _, members, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(seed))
@@ -41,8 +41,8 @@ def validation_indices(groups: Tensor, share: float, seed: int) -> tuple[Tensor,
             left -= count
     if not chosen.any():  # every group is larger than the share
         chosen[order[0]] = True
-    validates = chosen[members]
-    return (~validates).nonzero().flatten(), validates.nonzero().flatten()
+    in_validation = chosen[members]
+    return (~in_validation).nonzero().flatten(), in_validation.nonzero().flatten()
 
 
 def checksum(*parts: ImageSet) -> str:
@@ -56,16 +56,19 @@ def checksum(*parts: ImageSet) -> str:
 
 
 class ImageData(ABC):
-    """A data set of images small enough to sit in memory; subclasses say how to read it.
+    """A data set of images that fits into memory; subclasses read it.
 
     Args:
         root: Folder of the data (``DNNC_DATA`` replaces the default ``data``).
-        validation_share: Share of the training images that validates, in (0, 1).
-        sha256: Expected checksum of the published pixels and labels; None expects nothing.
+        sha256: Expected checksum of the published pixels and labels; None accepts any.
+        validation_share: Share of the training images in the validation split, in (0, 1).
         calibration_images: Number of training images shown to post-training methods, at least 1.
-        split_seed: Of the split; not the run's seed, so that runs of all seeds compare.
-        mean, std: Per channel, of pixels in [0, 1]; None measures them on the training split.
-        augmentation: For training batches; None for none.
+        split_seed: Seed of the split; it is not the seed of the run, so that runs of all seeds can be compared.
+        mean, std: One number for each channel, of pixels in [0, 1]; None measures them on the training split.
+        augmentation: Random change of training batches; None leaves them as they are.
+
+    Attributes:
+        name: Name of the data set.
     """
 
     name: str
@@ -101,11 +104,11 @@ class ImageData(ABC):
         """Return the published training set, the test set, and the class names."""
 
     def groups(self, train: ImageSet) -> Tensor:
-        """Group number of each training image (``[n]``, int64); one each unless frames belong together."""
+        """Group number of each training image, ``[n]``, int64; each image is a group of its own by default."""
         return torch.arange(len(train))
 
     def load(self) -> DataSplits:
-        """Read and split; the calibration images come from the training split alone.
+        """Read, check and split the data; the calibration images come from the training split.
 
         Raises:
             InputError: The data is missing, damaged, or labels and images do not fit each other.
@@ -147,6 +150,7 @@ class ImageData(ABC):
         )
 
     def _statistics(self, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel: as configured, or measured on ``images``."""
         channels = images.shape[1]
         if self.mean is not None and self.std is not None:
             if len(self.mean) != channels or len(self.std) != channels:

@@ -1,4 +1,4 @@
-"""Drawn images, to try the CIFAR-sized path with no data and no network."""
+"""Drawn images of CIFAR's size, for trials without any data and without the internet."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CLASSES = ("disc", "ring", "square", "frame", "triangle", "diamond", "cross", "b
 
 
 def draw(labels: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Draw one shape an image, of random colour, place, size and turn, on a noisy background of another colour.
+    """Draw one shape in each image, with random colours, place, size and rotation, and add noise.
 
     Args:
-        labels: ``[n]``, indices into ``CLASSES``.
-        side: Of the images, in pixels.
-        generator: Of everything random.
+        labels: Indices into ``CLASSES``, ``[n]``.
+        side: Height and width of the images in pixels.
+        generator: Source of everything random.
 
     Returns:
         ``[n, 3, side, side]``, uint8.
@@ -61,13 +61,13 @@ def draw(labels: Tensor, side: int, generator: torch.Generator) -> Tensor:
 
 
 class Shapes(ImageData):
-    """Ten drawn shapes in 3x32x32, the same for the same ``draw_seed``.
+    """Ten drawn shapes in colour; the same ``draw_seed`` gives the same images.
 
     Args:
-        train_images, test_images: How many to draw, at least 10 each.
-        side: In pixels, at least 8.
-        draw_seed: Of the drawing.
-        settings: Those of ``ImageData``.
+        train_images, test_images: Number of images to draw, at least 10 each.
+        side: Height and width of the images in pixels, at least 8.
+        draw_seed: Seed of the drawing.
+        settings: Arguments of ``ImageData``.
     """
 
     name = "shapes"

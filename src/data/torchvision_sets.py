@@ -1,4 +1,4 @@
-"""The data sets that torchvision reads and downloads with checksums: MNIST, Fashion-MNIST, CIFAR-10 and -100."""
+"""Data sets that torchvision downloads and reads: MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from src.contracts import ImageSet, InputError, first_line
 from src.data.images import ImageData
 
-# Where torchvision lays each set below its root, and how people write its name.
+# Folder of each set below torchvision's root, and the name that people write.
 LAYOUT = {
     "MNIST": ("MNIST/raw", "MNIST"),
     "FashionMNIST": ("FashionMNIST/raw", "Fashion-MNIST"),
@@ -28,35 +28,36 @@ LAYOUT = {
 
 
 def open_or_download(root: Path, dataset: str, parts: Sequence[Callable[..., Any]]) -> list[Any]:
-    """Open the parts of a torchvision data set, downloading all of it first where it is missing.
+    """Open the parts of a torchvision data set; if it is missing, download all of it first.
 
     Args:
         root: Folder that holds, or will hold, the set.
-        dataset: A key of ``LAYOUT``.
-        parts: Each called with the root and ``download``.
+        dataset: Name of the set, a key of ``LAYOUT``.
+        parts: Functions that open a part each, given the root and ``download``.
 
     Raises:
-        InputError: It is there but damaged, or missing and cannot be downloaded. A failed download leaves nothing.
+        InputError: The set is damaged, or it is missing and cannot be downloaded; a failed download leaves no file.
     """
-    below, spoken = LAYOUT[dataset]
+    below, title = LAYOUT[dataset]
     if not (root / below).exists():
-        _download(root, below, spoken, parts)
+        _download(root, below, title, parts)
     try:
         return [part(root, download=False) for part in parts]
-    except Exception as error:  # torchvision lets through whatever its parsers raise on a damaged file
-        raise damaged(spoken, root / below, first_line(error)) from error
+    except Exception as error:  # torchvision's parsers raise many types on a damaged file
+        raise damaged(title, root / below, first_line(error)) from error
 
 
-def damaged(spoken: str, folder: Path, reason: str) -> InputError:
-    """What to say of a set whose files are there but not what they should be."""
+def damaged(title: str, folder: Path, reason: str) -> InputError:
+    """The error for a set whose files are there and are not as published."""
     return InputError(
-        f"{spoken} in {folder} is truncated or damaged ({reason.split('.')[0]}). "
-        f"Remove that folder to have it downloaded anew, or put an intact copy there."
+        f"{title} in {folder} is truncated or damaged ({reason.split('.')[0]}). "
+        f"Remove that folder so that it is downloaded again, or put an intact copy there."
     )
 
 
-def _download(root: Path, below: str, spoken: str, parts: Sequence[Callable[..., Any]]) -> None:
-    top, made = Path(below).parts[0], not root.exists()
+def _download(root: Path, below: str, title: str, parts: Sequence[Callable[..., Any]]) -> None:
+    """Download a set into a folder beside its own, and rename that when all of it is there."""
+    top, root_is_new = Path(below).parts[0], not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=f".{top}-") as unfinished:
@@ -65,28 +66,28 @@ def _download(root: Path, below: str, spoken: str, parts: Sequence[Callable[...,
                     part(Path(unfinished), download=True)
             shutil.move(str(Path(unfinished) / top), str(root / top))
     except (RuntimeError, OSError) as error:
-        if made and root.exists():
+        if root_is_new and root.exists():
             root.rmdir()
         reason = first_line(error).rstrip(":")
         raise InputError(
-            f"{spoken} is not in {root} and could not be downloaded ({reason}). Three ways out: put {below} there, "
-            f"set DNNC_DATA to the folder that holds it, or try the same job on drawn images with data=shapes."
+            f"{title} is not in {root} and could not be downloaded ({reason}). Three ways out: put {below} there, "
+            f"set DNNC_DATA to the folder that holds it, or run the same on drawn images with data=shapes."
         ) from error
 
 
 def as_images(pixels: Any, labels: Sequence[int] | Tensor) -> ImageSet:
-    """Arrays ``[n, h, w]`` or ``[n, h, w, c]`` to an ``ImageSet``."""
+    """Turn an array ``[n, h, w]`` or ``[n, h, w, c]`` and its labels into an ``ImageSet``."""
     images = torch.as_tensor(pixels)
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
     return ImageSet(images.contiguous(), torch.as_tensor(labels, dtype=torch.int64))
 
 
 class TorchvisionData(ImageData):
-    """One of torchvision's in-memory classification sets.
+    """One of torchvision's classification sets.
 
     Args:
-        dataset: ``MNIST``, ``FashionMNIST``, ``CIFAR10`` or ``CIFAR100``.
-        settings: Those of ``ImageData``.
+        dataset: Name of the set: ``MNIST``, ``FashionMNIST``, ``CIFAR10`` or ``CIFAR100``.
+        settings: Arguments of ``ImageData``.
     """
 
     def __init__(self, *, dataset: str, **settings: Any) -> None:
@@ -102,9 +103,9 @@ class TorchvisionData(ImageData):
 
         reader = getattr(torchvision.datasets, self.dataset)
         parts = open_or_download(self.root, self.dataset, [partial(reader, train=True), partial(reader, train=False)])
-        below, spoken = LAYOUT[self.dataset]
+        below, title = LAYOUT[self.dataset]
         try:
             train, test = (as_images(part.data, part.targets) for part in parts)
         except ValueError as error:
-            raise damaged(spoken, self.root / below, first_line(error)) from error
+            raise damaged(title, self.root / below, first_line(error)) from error
         return train, test, parts[0].classes

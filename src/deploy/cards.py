@@ -1,37 +1,37 @@
-"""What an exported file says of itself, as text that any format can carry."""
+"""The model card of an exported file, as text that any format can carry."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from src.contracts import InputError, ModelCard
 
-KEYS = ("classes", "image_shape", "mean", "std", "identity")
+KEYS = tuple(field.name for field in fields(ModelCard))
 
 
 def to_text(card: ModelCard) -> dict[str, str]:
-    """Each field of the card as JSON."""
+    """Each field of the card as JSON, by its name."""
     return {key: json.dumps(value) for key, value in asdict(card).items()}
 
 
 def from_text(text: Mapping[str, str], path: Path) -> ModelCard:
-    """The card that ``to_text`` wrote.
+    """Read the card that ``to_text`` wrote; ``path`` is the file that it comes from.
 
     Raises:
-        InputError: A field is missing: the file was not written by this project.
+        InputError: A field is missing, so the file was not written by this project.
     """
     missing = [key for key in KEYS if key not in text]
     if missing:
         raise InputError(f"{path} does not say its {', '.join(missing)}: it was not exported by this project")
-    fields = {key: json.loads(text[key]) for key in KEYS}
-    channels, height, width = fields["image_shape"]
+    values = {key: json.loads(text[key]) for key in KEYS}
+    channels, height, width = values["image_shape"]
     return ModelCard(
-        tuple(fields["classes"]),
+        tuple(values["classes"]),
         (channels, height, width),
-        tuple(fields["mean"]),
-        tuple(fields["std"]),
-        fields["identity"],
+        tuple(values["mean"]),
+        tuple(values["std"]),
+        values["identity"],
     )

@@ -1,4 +1,4 @@
-"""Quantized ONNX graphs, rewritten so that runtimes compute them in integers; no result changes."""
+"""Rewriting quantized ONNX graphs so that runtimes compute them in integers; no result changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.deploy.onnx_graph import ROLES
 
 
 def fuse(model: onnx.ModelProto) -> None:
-    """Write what ONNX Runtime computes in integers on a CPU, 1.10 (2021) as well as today's, in place."""
+    """Rewrite the graph so that ONNX Runtime 1.10 (2021) and later compute it in integers on a CPU, in place."""
     level_channels(model)
     drop_clamps(model, ("Clip", "Relu"))
     use_unsigned_activations(model)
@@ -24,7 +24,7 @@ def fuse(model: onnx.ModelProto) -> None:
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """Every stored tensor and every Constant's value, by name."""
+    """Every stored tensor and the value of every Constant, by name."""
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
@@ -33,7 +33,7 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 
 
 def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor; the graph's outputs are read by an empty node."""
+    """The nodes that read each tensor; an empty node stands for the reader of a graph output."""
     readers: dict[str, list[onnx.NodeProto]] = {value.name: [onnx.NodeProto()] for value in graph.output}
     for node in graph.node:
         for name in node.input:
@@ -42,7 +42,7 @@ def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Make ``nodes`` the graph's, and drop the stored tensors and dequantizations that none of them reads."""
+    """Give the graph ``nodes``, in place, and drop the stored tensors and dequantizations that none of them reads."""
     kept = list(nodes)
     read = Counter([name for node in kept for name in node.input] + [value.name for value in graph.output])
     kept = [node for node in kept if node.op_type not in ("DequantizeLinear", "Constant") or read[node.output[0]]]
@@ -54,13 +54,13 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
 
 
 def store(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
-    """Add a stored tensor; returns its name."""
+    """Add a stored tensor and return its name."""
     graph.initializer.append(numpy_helper.from_array(np.array(array, order="C"), name))
     return name
 
 
 def _saturates(quantize: onnx.NodeProto, low: float, high: float, constants: dict[str, np.ndarray]) -> bool:
-    """Whether a QuantizeLinear cuts at ``low`` and ``high`` or before, in every channel."""
+    """Whether a QuantizeLinear saturates at ``low`` and ``high`` or inside them, in every channel."""
     scale, zero_point = (constants[name].astype(np.float64) for name in quantize.input[1:3])
     limits = np.iinfo(constants[quantize.input[2]].dtype)
     above = np.isinf(high) or np.all(np.rint(high / scale) + zero_point >= limits.max)
@@ -68,7 +68,7 @@ def _saturates(quantize: onnx.NodeProto, low: float, high: float, constants: dic
 
 
 def clamp_limits(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> tuple[float, float]:
-    """What a Relu or Clip cuts at; infinite where it does not, or where that is computed."""
+    """The limits of a Relu or Clip; infinite if there is none on that side, or if it is computed and not stored."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     low, high = ([*node.input[1:], "", ""])[:2]
@@ -76,7 +76,7 @@ def clamp_limits(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> tupl
 
 
 def drop_clamps(model: onnx.ModelProto, kinds: tuple[str, ...]) -> None:
-    """Remove each Relu or Clip that a QuantizeLinear alone reads and whose limits it saturates at anyway, in place."""
+    """Remove each Relu or Clip whose only reader, a QuantizeLinear, saturates at the same limits anyway, in place."""
     graph = model.graph
     constants, readers = constants_of(graph), readers_of(graph)
     kept = []
@@ -94,11 +94,11 @@ def drop_clamps(model: onnx.ModelProto, kinds: tuple[str, ...]) -> None:
 
 
 def level_channels(model: onnx.ModelProto) -> None:
-    """Give an activation one scale instead of one a channel where only depthwise convolutions read it, in place.
+    """Give an activation that only depthwise convolutions read one scale instead of one for each channel, in place.
 
-    No runtime computes in integers with the latter. What makes the activation is scaled by ``s / s_c`` in each channel
-    and the depthwise kernel by ``s_c / s``: scales change, integers do not. A Relu between allows it; a Clip becomes
-    one where the quantization saturates at its upper limit.
+    No runtime computes in integers with a scale for each channel of an activation. The convolution before it is scaled
+    by ``s / s_c`` in channel c, and the depthwise kernels after it by ``s_c / s``: scales change, integers do not. A
+    Relu in between allows this; a Clip becomes a Relu if the quantization saturates at the upper limit of the Clip.
 
     Paper: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (with the scales that are there, not chosen ones).
     """
@@ -107,40 +107,47 @@ def level_channels(model: onnx.ModelProto) -> None:
     made_by = {name: node for node in graph.node for name in node.output}
     for quantize in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
         scale = constants[quantize.input[1]]
-        maker, clamp = made_by.get(quantize.input[0]), None
-        if maker is not None and maker.op_type in ("Relu", "Clip"):
-            maker, clamp = made_by.get(maker.input[0]), maker
-        backs = readers[quantize.output[0]]
-        users = [user for back in backs for user in readers.get(back.output[0], [])]
+        conv, clamp = made_by.get(quantize.input[0]), None
+        if conv is not None and conv.op_type in ("Relu", "Clip"):
+            conv, clamp = made_by.get(conv.input[0]), conv
+        dequantizes = readers[quantize.output[0]]
+        users = [user for node in dequantizes for user in readers.get(node.output[0], [])]
         if (
             scale.ndim == 0
-            or maker is None
-            or maker.op_type != "Conv"
-            or any(len(readers[node.output[0]]) > 1 for node in (maker, clamp) if node is not None)
-            or any(back.op_type != "DequantizeLinear" for back in backs)
+            or conv is None
+            or conv.op_type != "Conv"
+            or any(len(readers[node.output[0]]) > 1 for node in (conv, clamp) if node is not None)
+            or any(node.op_type != "DequantizeLinear" for node in dequantizes)
             or not users
             or any(not _is_depthwise(user, len(scale)) for user in users)
             or np.any(constants[quantize.input[2]] != constants[quantize.input[2]][0])
+            or not _becomes_relu(clamp, quantize, constants)
         ):
             continue
-        if clamp is not None and clamp.op_type == "Clip":
-            low, high = clamp_limits(clamp, constants)
-            if low != 0 or not _saturates(quantize, low, high, constants):
-                continue
-            clamp.op_type = "Relu"
-            del clamp.input[1:], clamp.attribute[:]
-        level = scale.max()
-        _scale_outputs(graph, maker, level / scale, made_by, constants, and_bias=True)
+        one = scale.max()
+        _scale_outputs(graph, conv, one / scale, made_by, constants, and_bias=True)
         for user in users:
-            _scale_outputs(graph, user, scale / level, made_by, constants, and_bias=False)
+            _scale_outputs(graph, user, scale / one, made_by, constants, and_bias=False)
         grid = [
-            store(graph, f"{quantize.output[0]}_scale", np.array(level, np.float32)),
+            store(graph, f"{quantize.output[0]}_scale", np.array(one, np.float32)),
             store(graph, f"{quantize.output[0]}_zero_point", constants[quantize.input[2]][0]),
         ]
-        for node in (quantize, *backs):
+        for node in (quantize, *dequantizes):
             node.input[1:] = grid
             del node.attribute[:]
     replace_nodes(graph, graph.node)
+
+
+def _becomes_relu(clamp: onnx.NodeProto | None, quantize: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
+    """Turn a Clip before ``quantize`` into a Relu, in place; False if results would change, and it is left alone."""
+    if clamp is None or clamp.op_type == "Relu":
+        return True
+    low, high = clamp_limits(clamp, constants)
+    if low != 0 or not _saturates(quantize, low, high, constants):
+        return False
+    clamp.op_type = "Relu"
+    del clamp.input[1:], clamp.attribute[:]
+    return True
 
 
 def _is_depthwise(node: onnx.NodeProto, channels: int) -> bool:
@@ -156,7 +163,17 @@ def _scale_outputs(
     *,
     and_bias: bool,
 ) -> None:
-    """Multiply what a convolution gives by ``factor [out]``; a depthwise one may have several outputs a channel."""
+    """Multiply the outputs of a convolution by ``factor``, in place.
+
+    Args:
+        graph: Graph of the convolution.
+        conv: The convolution.
+        factor: One factor for each channel of the scaled activation; a depthwise convolution may have several outputs
+            for each of them.
+        made_by: Node that makes each tensor, by the tensor's name.
+        constants: Stored tensors by name; the new ones are added.
+        and_bias: Whether the bias is scaled as well.
+    """
     source = made_by.get(conv.input[1])
     weight = constants[source.input[0] if source else conv.input[1]]
     factor = np.repeat(factor, len(weight) // len(factor)).astype(np.float32)
@@ -164,7 +181,7 @@ def _scale_outputs(
         scale = np.broadcast_to(constants[source.input[1]], factor.shape) * factor
         zero_point = np.broadcast_to(constants[source.input[2]], factor.shape)
         for at, array in ((1, scale), (2, zero_point)):
-            constants[f"{conv.output[0]}_{at}"] = array  # a kernel may be scaled on both sides
+            constants[f"{conv.output[0]}_{at}"] = array  # read again if the kernel is scaled on its other side, too
             source.input[at] = _store_again(graph, f"{conv.output[0]}_{at}", array)
         del source.attribute[:]
         source.attribute.append(helper.make_attribute("axis", 0))
@@ -185,10 +202,9 @@ def _store_again(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
 
 
 def use_unsigned_activations(model: onnx.ModelProto) -> None:
-    """Make int8 activations uint8 with 128 more, in place: the same grid.
+    """Turn int8 activations into uint8 with zero points 128 higher, in place: the same grid of values.
 
-    ONNX Runtime on x86 leaves operations on int8 activations in floats where several operations read them (a residual
-    addition).
+    ONNX Runtime on x86 computes with an int8 activation in floats if several operations read it (a residual addition).
     """
     graph = model.graph
     constants = constants_of(graph)
@@ -207,10 +223,10 @@ def use_unsigned_activations(model: onnx.ModelProto) -> None:
 
 
 def carry_quantization(model: onnx.ModelProto) -> None:
-    """Quantize again, with the same scale, what was only moved or max-pooled since it was dequantized, in place.
+    """Quantize activations again that were only moved or max-pooled since they were dequantized, in place.
 
-    The values are on the grid already, so nothing changes; but runtimes fuse an operation into integers only where a
-    dequantization stands right before it, and ONNX Runtime carries none past a Flatten by itself.
+    The values are on the grid already, so nothing changes. But runtimes compute an operation in integers only if a
+    dequantization stands right before it, and ONNX Runtime does not move one past a Flatten by itself.
     """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
@@ -231,9 +247,9 @@ def carry_quantization(model: onnx.ModelProto) -> None:
 
 
 def use_integer_products(model: onnx.ModelProto) -> None:
-    """Write each quantized Gemm as an integer product, scaled, with its bias added in floats, in place.
+    """Rewrite each quantized Gemm as an integer product that is scaled and gets its bias in floats, in place.
 
-    ONNX Runtime 1.10 fuses no quantized Gemm: it makes floats of the whole weight at each call.
+    ONNX Runtime 1.10 fuses no quantized Gemm: it dequantizes the whole weight in each call.
     """
     graph = model.graph
     constants = constants_of(graph)
@@ -254,34 +270,32 @@ def use_integer_products(model: onnx.ModelProto) -> None:
         ):
             ordered.append(node)
             continue
-        name, integers = node.output[0], constants[weight.input[0]]
-        scale = constants[data.input[1]] * constants[weight.input[1]]
-        biased = len(node.input) == 3
-        parts = [f"{name}_bias{part}" for part in ("_sum", "_sum_float", "_product")]
-        turned = store(graph, f"{weight.input[0]}_bias_turned", integers.T)
+        name, has_bias = node.output[0], len(node.input) == 3
+        product, as_float = f"{name}_int_product", f"{name}_float_product"
+        scaled = f"{name}_scaled_product" if has_bias else name
+        transposed = store(graph, f"{weight.input[0]}_transposed", constants[weight.input[0]].T)
+        factors = store(graph, f"{name}_factors", constants[data.input[1]] * constants[weight.input[1]])
         ordered += [
-            helper.make_node("MatMulInteger", [data.input[0], turned, data.input[2]], parts[:1], name=node.name),
-            helper.make_node("Cast", parts[:1], parts[1:2], to=onnx.TensorProto.FLOAT),
-            helper.make_node(
-                "Mul", [parts[1], store(graph, f"{name}_bias_scale", scale)], [parts[2] if biased else name]
-            ),
+            helper.make_node("MatMulInteger", [data.input[0], transposed, data.input[2]], [product], name=node.name),
+            helper.make_node("Cast", [product], [as_float], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", [as_float, factors], [scaled]),
         ]
-        if biased:
-            ordered.append(helper.make_node("Add", [parts[2], node.input[2]], [name]))
+        if has_bias:
+            ordered.append(helper.make_node("Add", [scaled, node.input[2]], [name]))
     replace_nodes(graph, ordered)
 
 
 def _plain_product(gemm: onnx.NodeProto) -> bool:
-    """Whether it is ``x @ w.T + b``."""
+    """Whether the Gemm is ``x @ w.T + b``."""
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in gemm.attribute}
     plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
     return values.get("transB", 0) == 1 and all(values.get(name, value) == value for name, value in plain.items())
 
 
 def store_integer_biases(model: onnx.ModelProto) -> None:
-    """Store the bias of each quantized operation as int32 in units of input scale x weight scale, in place.
+    """Store the bias of each quantized operation as int32, with input scale x weight scale as its scale, in place.
 
-    Runtimes add it to their int32 sums; with a float bias ONNX Runtime leaves a Gemm in floats.
+    Runtimes add it to their int32 sums; ONNX Runtime computes a Gemm with a float bias in floats.
 
     Paper: Jacob et al. 2018, arXiv:1712.05877, section 2.4.
     """

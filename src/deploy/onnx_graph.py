@@ -1,4 +1,4 @@
-"""ONNX files as measuring reads them."""
+"""Reading ONNX files: their graph as measuring sees it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLES = {
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """The file's model, or InputError."""
+    """Read the file; raise InputError if it is no ONNX file."""
     try:
         return onnx.load(str(path))
     except Exception as error:  # protobuf's and onnx's exceptions have no common public base class
@@ -30,7 +30,10 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def read_graph(path: Path) -> Graph:
-    """The file's operations and tensors at batch 1; shapes are those of a run, so none has to be inferred."""
+    """Read the file's operations and tensors at batch 1.
+
+    Shapes are taken from a run on one image, so that none has to be inferred.
+    """
     graph = read(path).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
@@ -38,7 +41,7 @@ def read_graph(path: Path) -> Graph:
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     activations = _run_once(path)
     for node in graph.node:
-        if node.op_type == "Shape":  # a shape is known before anything runs
+        if node.op_type == "Shape":  # its value is known before an image comes
             constants[node.output[0]] = activations[node.output[0]]
     tensors = {name: GraphTensor(array.size, array.nbytes) for name, array in activations.items()}
     for name, array in constants.items():
@@ -51,14 +54,14 @@ def read_graph(path: Path) -> Graph:
         for node in graph.node
         if node.op_type not in ("Constant", "Shape")
     ]
-    service = services(graph)
-    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in service]
+    grids = quantization_parameters(graph)
+    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in grids]
     inputs = [value.name for value in graph.input if value.name not in constants]
     return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
 
 
-def services(graph: onnx.GraphProto) -> set[str]:
-    """Names of scales and zero points, which are no parameters."""
+def quantization_parameters(graph: onnx.GraphProto) -> set[str]:
+    """Names of the stored scales and zero points, which do not count as parameters of the network."""
     quantizing = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     found = {name for node in quantizing for name in node.input[1:]}
     made_by = {name: node for node in graph.node for name in node.output}
@@ -74,7 +77,7 @@ def services(graph: onnx.GraphProto) -> set[str]:
 
 
 def _run_once(path: Path) -> dict[str, np.ndarray]:
-    """Every activation of one black image, by name, the input's included."""
+    """Run the file on an image of zeros; return every activation by name, the image included."""
     import onnxruntime
 
     model = read(path)

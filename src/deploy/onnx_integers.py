@@ -1,4 +1,4 @@
-"""Integers and halves in ONNX files: what stored weights become."""
+"""How an ONNX file stores weights in fewer bytes: as 8-bit integers or as float16."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from src.contracts import StoredWeight
-from src.deploy.onnx_graph import services
+from src.deploy.onnx_graph import quantization_parameters
 
-MADE = ("_output_0", "_bias", "_moved")  # what exporters and the functions here call tensors that no module names
-
-SCALED = ("QuantizeLinear", "DequantizeLinear")
+MADE = ("_output_0", "_bias", "_moved")  # endings of the tensors that come from no module of the network
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def store_integer_weights(model: onnx.ModelProto) -> None:
-    """Replace each float initializer behind a QuantizeLinear by the integers that this would give, in place."""
+    """Replace each float weight that a QuantizeLinear reads by the integers that it would give, in place."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in list(graph.node):
@@ -49,50 +48,51 @@ def store_integer_weights(model: onnx.ModelProto) -> None:
 
 
 def dequantize_stored_weights(model: onnx.ModelProto, weights: Mapping[str, StoredWeight]) -> None:
-    """Replace each float initializer named in ``weights`` by 8-bit integers and a DequantizeLinear, in place.
+    """Replace each float weight named in ``weights`` by 8-bit integers and a DequantizeLinear, in place.
 
-    Runtimes make floats of them when the file is loaded: it is smaller, not faster. Opset 13 has no integers of 16
-    bits; weights of more than 8 bits stay floats.
+    Runtimes dequantize them when they load the file, so it is smaller and not faster. Weights of more than 8 bits stay
+    floats, because opset 13 has no integers of 16 bits.
     """
     graph = model.graph
     ahead: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
-        stored, turned = weights.get(tensor.name), False
+        stored, transposed = weights.get(tensor.name), False
         if stored is None and tensor.name.startswith("onnx::MatMul"):  # a dense layer on more than two dimensions
-            stored, turned = _turned(numpy_helper.to_array(tensor), weights), True
+            stored, transposed = _transposed(numpy_helper.to_array(tensor), weights), True
         if stored is None or stored.bits > 8:
             continue
         kind = np.int8 if int(stored.integers.min()) < 0 or int(stored.zero_point.min()) < 0 else np.uint8
         parts: dict[str, np.ndarray] = {
-            f"{tensor.name}_integers": (stored.integers.T if turned else stored.integers).numpy().astype(kind),
+            f"{tensor.name}_integers": (stored.integers.T if transposed else stored.integers).numpy().astype(kind),
             f"{tensor.name}_scale": stored.scale.numpy().astype(np.float32),
             f"{tensor.name}_zero_point": stored.zero_point.numpy().astype(kind),
         }
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in parts.items())
-        ahead.append(helper.make_node("DequantizeLinear", list(parts), [tensor.name], axis=int(turned)))
+        ahead.append(helper.make_node("DequantizeLinear", list(parts), [tensor.name], axis=int(transposed)))
         graph.initializer.remove(tensor)
     ordered = [*ahead, *graph.node]
     del graph.node[:]
     graph.node.extend(ordered)
 
 
-def _turned(array: np.ndarray, weights: Mapping[str, StoredWeight]) -> StoredWeight | None:
-    """The weight whose values, transposed, are ``array``."""
+def _transposed(array: np.ndarray, weights: Mapping[str, StoredWeight]) -> StoredWeight | None:
+    """Find the weight whose values, transposed, are ``array``; None if there is none."""
     for stored in weights.values():
-        if stored.integers.dim() == 2 and stored.integers.T.shape == array.shape:
-            along = stored.scale.dim() * [-1, 1]
-            scale, zero_point = stored.scale.view(along), stored.zero_point.view(along)
-            if np.array_equal(((stored.integers - zero_point) * scale).T.numpy(), array):
-                return stored
+        same_shape = stored.integers.dim() == 2 and stored.integers.T.shape == array.shape
+        if same_shape and np.array_equal(stored.values().T.numpy(), array):
+            return stored
     return None
 
 
 def shorten_names(model: onnx.ModelProto) -> None:
-    """Give what quantization added short names, in place: long ones take more bytes than a small network's biases."""
+    """Give the tensors that quantization added short names, in place.
+
+    Long names take more bytes than the biases of a small network.
+    """
     graph = model.graph
     short: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type in SCALED:
+        if node.op_type in QUANTIZERS:
             node.name = ""
             for name in [*node.input[1:], *node.output, *(n for n in node.input[:1] if n.endswith(MADE))]:
                 short.setdefault(name, f"q{len(short)}")
@@ -106,12 +106,13 @@ def shorten_names(model: onnx.ModelProto) -> None:
 
 
 def store_halves(model: onnx.ModelProto) -> None:
-    """Store float weights and biases as float16 behind a Cast, in place; runtimes make float32 of them when they load.
+    """Store float weights and biases as float16 behind a Cast, in place; runtimes widen them when they load the file.
 
-    Scales, values beyond float16 and arrays so small that a Cast takes as many bytes stay as they are.
+    Scales stay float32, as do arrays with values beyond float16 and arrays so small that the Cast takes as many bytes
+    as it saves.
     """
     graph = model.graph
-    scales = services(graph)
+    scales = quantization_parameters(graph)
     ahead: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
         array = numpy_helper.to_array(tensor)

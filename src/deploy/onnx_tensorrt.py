@@ -1,8 +1,8 @@
-"""ONNX files as TensorRT 8.2 takes them (JetPack 4.6): explicit quantizers, symmetric int8, float weights before them.
+"""Rewriting ONNX graphs for TensorRT 8.2 (JetPack 4.6): symmetric int8 quantizers, float weights in front of them.
 
-The operators are those of onnx-tensorrt's docs/operators.md for 8.4 less what its changelog adds after 8.2 (Xor).
-Stored int8 numbers ("invalid weights type of Int8", NVIDIA/TensorRT issue 2163, microsoft/onnxruntime issue 11535) and
-quantized biases (onnx-tensorrt issue 850) are refused, so weights are floats with a quantizer.
+The operators are those of onnx-tensorrt's docs/operators.md for 8.4 without what its changelog adds after 8.2 (Xor).
+TensorRT refuses stored int8 numbers ("invalid weights type of Int8", NVIDIA/TensorRT issue 2163, microsoft/onnxruntime
+issue 11535) and quantized biases (onnx-tensorrt issue 850), so weights are floats with a quantizer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from src.contracts import InputError
 from src.deploy.onnx_fusing import constants_of, level_channels, readers_of, replace_nodes, store
 from src.deploy.onnx_graph import read
 
-OPSET = 13
-IR = 7
+OPSET, IR = 13, 7  # the latest that TensorRT 8.2 takes
 NAMES = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization Cast Ceil Celu Clip Concat
 Constant ConstantOfShape Conv ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu
@@ -45,10 +44,10 @@ TYPES = {
 def fit_tensorrt(model: onnx.ModelProto) -> None:
     """Rewrite the graph for TensorRT 8.2, in place.
 
-    Unsigned activations become signed ones of the same range, so with 127 steps instead of 255.
+    Unsigned activations become signed ones of the same range, so that they have 127 steps instead of 255.
 
     Raises:
-        InputError: It has something that TensorRT 8.2 would not take; the message names the layer.
+        InputError: The graph has something that TensorRT 8.2 does not take; the message names the layer.
     """
     level_channels(model)
     use_signed_activations(model)
@@ -57,7 +56,7 @@ def fit_tensorrt(model: onnx.ModelProto) -> None:
 
 
 def use_signed_activations(model: onnx.ModelProto) -> None:
-    """Make uint8 activations with zero point 0 int8 with scales 255/127 times as large, in place."""
+    """Turn uint8 activations with zero point 0 into int8 with scales 255/127 times as large, in place."""
     graph = model.graph
     constants = constants_of(graph)
     grids: dict[tuple[str, str], list[str]] = {}
@@ -69,7 +68,7 @@ def use_signed_activations(model: onnx.ModelProto) -> None:
             continue
         old = (node.input[1], node.input[2])
         if old not in grids:
-            name = f"{old[0]}_bias_signed{len(grids)}"
+            name = f"{old[0]}_signed{len(grids)}"
             grids[old] = [
                 store(graph, name, (scale * np.float32(255 / 127)).astype(np.float32)),
                 store(graph, f"{name}_zero_point", zero_point.astype(np.int8)),
@@ -79,7 +78,7 @@ def use_signed_activations(model: onnx.ModelProto) -> None:
 
 
 def quantize_float_weights(model: onnx.ModelProto) -> None:
-    """Store each int8 weight as floats with a QuantizeLinear that gives the same integers, in place."""
+    """Store each int8 weight as floats in front of a QuantizeLinear that gives the same integers, in place."""
     graph = model.graph
     constants = constants_of(graph)
     ordered: list[onnx.NodeProto] = []
@@ -90,27 +89,27 @@ def quantize_float_weights(model: onnx.ModelProto) -> None:
             scale = constants[node.input[1]]
             if scale.ndim:
                 scale = scale.reshape([-1 if at == axis else 1 for at in range(integers.ndim)])
-            store(graph, f"{name}_bias_weight", (integers * scale).astype(np.float32))
-            quantize = helper.make_node("QuantizeLinear", [f"{name}_bias_weight", *node.input[1:]], [f"{name}_steps"])
+            floats = store(graph, f"{name}_dequantized", (integers * scale).astype(np.float32))
+            quantize = helper.make_node("QuantizeLinear", [floats, *node.input[1:]], [f"{name}_integers"])
             quantize.attribute.extend(node.attribute)
-            node.input[0] = f"{name}_steps"
+            node.input[0] = f"{name}_integers"
             ordered.append(quantize)
         ordered.append(node)
     replace_nodes(graph, ordered)
 
 
 def check(path: Path) -> None:
-    """Raise InputError that names the first layer of the file which TensorRT 8.2 would not take."""
+    """Raise InputError for the first layer of the file that TensorRT 8.2 does not take."""
     refuse_unfit(read(path))
 
 
 def refuse_unfit(model: onnx.ModelProto) -> None:
-    """As ``check``, of a model."""
+    """Raise InputError for the first layer of the graph that TensorRT 8.2 does not take."""
     opsets = {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}
     foreign = sorted(set(opsets) - {"ai.onnx"})
     if foreign or opsets.get("ai.onnx", OPSET + 1) > OPSET:
-        said = ", ".join(f"{domain} {version}" for domain, version in opsets.items())
-        raise InputError(f"TensorRT 8.2 takes the operator set ai.onnx up to {OPSET}; the file has {said}")
+        found = ", ".join(f"{domain} {version}" for domain, version in opsets.items())
+        raise InputError(f"TensorRT 8.2 takes the operator set ai.onnx up to {OPSET}; the file has {found}")
     if model.ir_version > IR:
         raise InputError(f"TensorRT 8.2 takes ONNX files up to IR version {IR}; the file has {model.ir_version}")
     graph = model.graph
@@ -129,7 +128,7 @@ def _unfit(
     stored: dict[str, int],
     made_by: dict[str, onnx.NodeProto],
 ) -> str | None:
-    """Why TensorRT 8.2 would not take the node, if so."""
+    """Why TensorRT 8.2 does not take the node; None if it does."""
     if node.op_type not in OPERATORS:
         return f"it has no operator {node.op_type}"
     if node.op_type in QUANTIZERS:
@@ -142,11 +141,12 @@ def _unfit(
         if node.input[1] not in constants and (source is None or source.op_type != "DequantizeLinear"):
             return "its weights are computed, not stored"
     if node.op_type == "MaxPool" and len(node.output) > 1:
-        return "it gives the places of its maxima"
+        return "it also outputs the indices of its maxima"
     return None
 
 
 def _unfit_quantizer(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> str | None:
+    """Why TensorRT 8.2 does not take the quantizer; None if it does."""
     weight = node.input[0] in constants
     if node.op_type == "DequantizeLinear" and weight:
         kind = constants[node.input[0]].dtype
@@ -163,7 +163,7 @@ def _unfit_quantizer(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> 
 
 
 def _layer(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> str:
-    """The node's name; of a quantizer that of the next node which is none."""
+    """Name of the node; for a quantizer, the name of the next node that is no quantizer."""
     at, seen = node, 0
     while (not at.name or at.op_type in QUANTIZERS) and at.output and readers.get(at.output[0]) and seen < 10:
         at, seen = readers[at.output[0]][0], seen + 1
@@ -172,25 +172,25 @@ def _layer(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> st
 
 
 def remarks(path: Path) -> list[str]:
-    """What makes the file slower in TensorRT than it need be: channels in numbers that are no multiple of 8."""
+    """A line that names the layers whose number of channels is no multiple of 8, if there are any: they run slower."""
     graph = read(path).graph
     constants = constants_of(graph)
     made_by = {name: node for node in graph.node for name in node.output}
     logits = {value.name for value in graph.output}
-    odd = []
+    uneven = []
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm") or set(node.output) & logits:
             continue
         name = node.input[1]
         while name in made_by and name not in constants:
             name = made_by[name].input[0]
-        turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        channels = constants[name].shape[0 if node.op_type == "Conv" or turned else 1] if name in constants else 0
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        channels = constants[name].shape[0 if node.op_type == "Conv" or transposed else 1] if name in constants else 0
         if channels % 8:
-            odd.append(f"{node.name or node.output[0]} ({channels})")
-    if not odd:
+            uneven.append(f"{node.name or node.output[0]} ({channels})")
+    if not uneven:
         return []
-    return [f"channels in numbers that are no multiple of 8 can make TensorRT slower: {', '.join(odd)}"]
+    return [f"numbers of channels that are no multiple of 8 can make TensorRT slower: {', '.join(uneven)}"]
 
 
 def is_quantized(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the file is the ONNX file itself."""
+"""The target ONNX Runtime: its file is the ONNX file itself."""
 
 from __future__ import annotations
 
@@ -12,47 +12,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.contracts import Graph, InputError, ModelCard, Session, StoredWeight, first_line
+from src.contracts import Graph, InputError, ModelCard, Precision, Runtime, Session, StoredWeight, Target, first_line
 from src.deploy import cards
+from src.deploy.number_formats import checked_storage, halves
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CPU = "CPUExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
-STORED = ("float32", "float16")
 PROFILED_RUNS = 50
 
 
-class OnnxRuntime:
+class OnnxRuntime(Target):
     """Writes ``.onnx`` and runs it in ONNX Runtime.
 
-    A float model's file computes in float32; a quantized model's file holds int8 weights and computes in int8.
+    The file of a float model computes in float32; that of a quantized model holds int8 weights and computes in int8.
 
     Args:
-        provider: Where it runs, as ONNX Runtime names it: ``CPUExecutionProvider``, ``CUDAExecutionProvider``, ...
-        stored: ``float32`` or ``float16``: how float weights lie in the file.
+        provider: The execution provider, as ONNX Runtime names it: ``CPUExecutionProvider``,
+            ``CUDAExecutionProvider``, ...
+        stored: Number format of float weights in the file: ``float32`` or ``float16``.
     """
 
     ending = "onnx"
-    extra: str | None = None
-    free_batch = True
-    stand_in = False
 
     def __init__(self, *, provider: str, stored: str) -> None:
-        if stored not in STORED:
-            raise ValueError(f"stored must be one of {', '.join(STORED)}, and is {stored}")
+        self.provider, self.stored = provider, checked_storage(stored)
         if provider == TENSORRT and stored != "float32":
             raise ValueError("TensorRT 8.2 takes no float16 weights from a file; its builder makes them")
-        self.provider, self.stored = provider, stored
 
     @property
-    def runtime(self) -> str:
-        return "onnxruntime" if self.provider == CPU else f"onnxruntime with {self.provider}"
+    def runtime(self) -> Runtime:
+        return Runtime("onnxruntime", None if self.provider == CPU else self.provider)
 
-    def precision(self, integer: bool) -> str:
-        computed = "int8" if integer else "float32"
-        return computed if self.stored == "float32" else f"{computed}, {self.stored} stored"
+    def precision(self, integer: bool) -> Precision:
+        return Precision(("int8" if integer else "float32",), halves(self.stored))
 
     def export(
         self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
@@ -65,12 +60,12 @@ class OnnxRuntime:
             export_onnx(model, example_input, path, card, {}, integer_biases=False, finish=fit_tensorrt)
         else:
             finish = store_halves if self.stored == "float16" else None
-            # what fuses on a CPU is no form that other providers know
+            # the form that fuses on a CPU is not known to other providers
             export_onnx(model, example_input, path, card, weights, integer_biases=self.provider == CPU, finish=finish)
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Raises InputError where the file is no ONNX file that this runtime reads, or the provider is not there."""
+        """Load the file; raise InputError if it is no ONNX file for this runtime, or the provider is not there."""
         return run_with(session(path, threads, self._providers(path)))
 
     def _providers(self, path: Path) -> list[Any]:
@@ -85,7 +80,13 @@ class OnnxRuntime:
         return read_card(path)
 
     def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]]:
-        """Node, operator and milliseconds (the median) of one image ``[1, c, h, w]``, longest first, as optimized."""
+        """Name, operator and median milliseconds of each node of the optimized graph, the longest first.
+
+        Args:
+            path: The file.
+            image: One image, ``[1, c, h, w]``.
+            threads: Number of threads.
+        """
         with tempfile.TemporaryDirectory() as folder:
             profiled = session(path, threads, self._providers(path), profile=str(Path(folder) / "profile"))
             run = run_with(profiled)
@@ -97,24 +98,24 @@ class OnnxRuntime:
             name, kernel, _ = event["name"].rpartition("_kernel_time")
             if event["cat"] == "Node" and kernel:
                 times[re.sub(r"_token_\d+$", "", name), event["args"]["op_name"]].append(event["dur"] / 1000)
-        medians = [(*node, float(np.median(took))) for node, took in times.items()]
+        medians = [(*node, float(np.median(taken))) for node, taken in times.items()]
         return sorted(medians, key=lambda median: -median[2])
 
 
 def read_card(path: Path) -> ModelCard:
-    """What the file says of itself."""
+    """Read the card from the metadata of an ONNX file."""
     return cards.from_text(session(path, 1, [CPU]).get_modelmeta().custom_metadata_map, path)
 
 
 def with_options(provider: str, path: Path) -> Any:
-    """The provider as a session takes it: TensorRT computes quantized files in int8 only where it is told to."""
+    """The provider as a session takes it: TensorRT computes quantized files in int8 only if an option says so."""
     from src.deploy.onnx_tensorrt import is_quantized
 
     return (provider, {"trt_int8_enable": is_quantized(path)}) if provider == TENSORRT else provider
 
 
 def run_with(loaded: Any) -> Session:
-    """The session's only input and output as a function."""
+    """A function from the only input of an ONNX Runtime session to its only output."""
     image, logits = loaded.get_inputs()[0].name, loaded.get_outputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -125,16 +126,25 @@ def run_with(loaded: Any) -> Session:
 
 
 def session(path: Path, threads: int, providers: Sequence[Any], *, profile: str | None = None) -> Any:
-    """Load the file for the first of ``providers`` (names, or names with options), or raise InputError.
+    """Load the file for the first of ``providers``; the others run what that one lacks.
 
-    ONNX Runtime by itself goes on silently on the CPU where a provider is missing or cannot start.
+    ONNX Runtime itself falls back to the CPU without a word if a provider is missing or cannot start.
+
+    Args:
+        path: The ONNX file.
+        threads: Number of threads of one operator.
+        providers: Names of execution providers, or pairs of a name and its options.
+        profile: Path of the profile that is written, without its ending; None writes none.
+
+    Raises:
+        InputError: The file cannot be loaded, or the first provider is missing or cannot start.
     """
     import onnxruntime
 
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    present = onnxruntime.get_available_providers()
-    if wanted not in present:
-        raise InputError(f"the installed ONNX Runtime has no {wanted}; it has {', '.join(present)}")
+    available = onnxruntime.get_available_providers()
+    if wanted not in available:
+        raise InputError(f"the installed ONNX Runtime has no {wanted}; it has {', '.join(available)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

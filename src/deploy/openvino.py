@@ -1,9 +1,8 @@
-"""OpenVINO on the CPU: its own two-part format, made from the ONNX file."""
+"""The target OpenVINO on the CPU: a format of two files, converted from an ONNX file."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -12,13 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight
+from src.contracts import (
+    Graph,
+    GraphNode,
+    GraphTensor,
+    InputError,
+    ModelCard,
+    Precision,
+    Role,
+    Runtime,
+    Session,
+    StoredWeight,
+    Target,
+)
 from src.deploy import cards
+from src.deploy.number_formats import checked_storage, halves
+from src.files.writing import replacing, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STORED = ("float32", "float16")
 INFERENCE = {"float32": "f32", "bf16": "bf16"}
 PROFILED_RUNS = 50
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
@@ -30,36 +42,30 @@ ROLES = {
 }
 
 
-class OpenVino:
+class OpenVino(Target):
     """Writes ``.xml`` and ``.bin`` and runs them in OpenVINO.
 
-    Left to itself OpenVINO stores weights as float16 and computes in bf16 where the processor can; here both are said,
-    so that float32 means float32.
+    By default OpenVINO stores weights as float16 and computes in bf16 if the processor can; here both are set, so that
+    float32 means float32.
 
     Args:
-        stored: ``float32`` or ``float16`` weights in the file.
-        inference: ``float32`` or ``bf16`` arithmetic for what is not int8.
+        stored: Number format of float weights in the file: ``float32`` or ``float16``.
+        inference: Number format of the arithmetic that is not in int8: ``float32`` or ``bf16``.
     """
 
-    runtime = "openvino"
     ending = "xml"
     beside = ("bin",)
     extra = "openvino"
-    free_batch = True
+    runtime = Runtime("openvino")
 
     def __init__(self, *, stored: str, inference: str) -> None:
-        if stored not in STORED:
-            raise ValueError(f"stored must be one of {', '.join(STORED)}, and is {stored}")
         if inference not in INFERENCE:
             raise ValueError(f"inference must be one of {', '.join(INFERENCE)}, and is {inference}")
-        self.stored, self.inference = stored, inference
+        self.stored, self.inference = checked_storage(stored), inference
 
-    def precision(self, integer: bool) -> str:
-        kept = "" if self.stored == "float32" else f", {self.stored} stored"
-        computed = (
-            self.inference if not integer else "int8" if self.inference == "float32" else f"int8 and {self.inference}"
-        )
-        return computed + kept
+    def precision(self, integer: bool) -> Precision:
+        floats = () if integer and self.inference == "float32" else (self.inference,)
+        return Precision((*(("int8",) if integer else ()), *floats), halves(self.stored))
 
     def export(
         self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
@@ -75,21 +81,23 @@ class OpenVino:
             for key, value in cards.to_text(card).items():
                 converted.set_rt_info(value, ["dnn_compression", key])
             _share_limits(converted)
-            written = Path(folder) / path.name
-            ov.save_model(converted, str(written), compress_to_fp16=self.stored == "float16")
-            written.write_text(_shortened(written.read_text()))
+            graph = Path(folder) / path.name
+            ov.save_model(converted, str(graph), compress_to_fp16=self.stored == "float16")
             values = path.with_suffix(".bin")
-            os.replace(written.with_suffix(".bin"), values)
-            os.replace(written, path)
+            with replacing(values) as part:
+                graph.with_suffix(".bin").rename(part)
+            write_text(path, _shortened(graph.read_text(encoding="utf-8")))
         return path, values
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Raises InputError where the file is no OpenVINO file."""
+        """Load the file; raise InputError if it is no OpenVINO file, or the processor cannot compute as it should."""
         core, model = _read(path)
         compiled = core.compile_model(model, "CPU", self._settings(threads))
         computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if computes != INFERENCE[self.inference]:
-            raise InputError(f"{self.inference} is asked of OpenVINO, and on this processor it computes in {computes}")
+            raise InputError(
+                f"OpenVINO is to compute in {self.inference}, and computes in {computes} on this processor"
+            )
         request = compiled.create_infer_request()
 
         def run(images: np.ndarray) -> np.ndarray:
@@ -98,7 +106,7 @@ class OpenVino:
         return run
 
     def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]]:
-        """Name, kind and median milliseconds of each operator as OpenVINO times it, the longest first."""
+        """Name, kind and median milliseconds of each operator by OpenVINO's own profiler, the longest first."""
         import openvino as ov
 
         core, model = _read(path)
@@ -111,7 +119,7 @@ class OpenVino:
             for node in request.get_profiling_info():
                 if node.status == ov.ProfilingInfo.Status.EXECUTED:
                     times.setdefault((node.node_name, node.node_type), []).append(1000 * node.real_time.total_seconds())
-        medians = [(*key, float(np.median(took))) for key, took in times.items()]
+        medians = [(*key, float(np.median(taken))) for key, taken in times.items()]
         return sorted(medians, key=lambda median: -median[2])
 
     def _settings(self, threads: int) -> dict[str, Any]:
@@ -136,7 +144,7 @@ class OpenVino:
 
 
 def _share_limits(model: Any) -> None:
-    """Let a quantizer read equal limits of its input and its output from one constant, in place."""
+    """Let each quantizer whose input and output limits are equal read both from one constant, in place."""
     for node in model.get_ops():
         if node.get_type_name() != "FakeQuantize":
             continue
@@ -148,7 +156,7 @@ def _share_limits(model: Any) -> None:
 
 
 def _shortened(text: str) -> str:
-    """The graph's text without what no reader of OpenVINO's asks for: layout, computed shapes, its own history."""
+    """The graph's text without what OpenVINO does not read: layout, shapes that it computes, how it was converted."""
     text = re.sub(r">\s+<", "><", text)
     text = re.sub(r"<dim>[^<]*</dim>", "", text)
     text = re.sub(r"<input>.*?</input>", lambda ports: re.sub(r' precision="\w+"', "", ports[0]), text)
@@ -157,12 +165,13 @@ def _shortened(text: str) -> str:
 
 
 def _read(path: Path) -> tuple[Any, Any]:
+    """OpenVINO's core and the model of the file; raise InputError if it is no OpenVINO file."""
     import openvino as ov
 
     if not path.is_file():
-        raise InputError(f"{path} cannot be loaded by OpenVINO: it is not there")
+        raise InputError(f"{path} cannot be loaded by OpenVINO: there is no such file")
     if not path.read_bytes()[:200].lstrip().startswith((b"<?xml", b"<net")):
-        raise InputError(f"{path} cannot be loaded by OpenVINO: it is no graph of its")
+        raise InputError(f"{path} cannot be loaded by OpenVINO: it is no OpenVINO graph")
     if not path.with_suffix(".bin").is_file():
         raise InputError(f"{path} cannot be loaded by OpenVINO: its {path.with_suffix('.bin').name} is not beside it")
     core = ov.Core()
@@ -173,17 +182,17 @@ def _read(path: Path) -> tuple[Any, Any]:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What is wrong, after the lines that say where in OpenVINO's source it was found."""
+    """The first line of the message that is no place in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from ", "Check '", "Converting "))]
-    return next(iter([*said, *lines]), type(error).__name__)
+    reasons = [line for line in lines if not line.startswith(("Exception from ", "Check '", "Converting "))]
+    return next(iter([*reasons, *lines]), type(error).__name__)
 
 
 def _graph(model: Any) -> Graph:
-    """Nodes and tensors of a model of static shape; a weight is the stored constant, whatever converts it."""
+    """Nodes and tensors of a model of static shape; a weight counts as the file stores it, before any conversion."""
     tensors: dict[str, GraphTensor] = {}
     nodes: list[GraphNode] = []
-    stored: dict[str, str] = {}  # what only constants feed -> the first constant it comes from
+    stored: dict[str, str] = {}  # tensor that depends on constants alone -> the first of these constants
     weights: list[str] = []
     kinds: dict[str, str] = {}
     for operation in model.get_ordered_ops():

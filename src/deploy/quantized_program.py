@@ -1,4 +1,4 @@
-"""Quantized networks in operators that ``torch.export`` takes, and weights really stored in 8 or 16 bits."""
+"""Networks for ``torch.export``: quantizers as operators that it takes, weights stored in 8 or 16 bits."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ from torch.nn.utils import parametrize
 from src.contracts import StoredWeight
 
 OPERATORS = torch.ops.quantized_decomposed
-FEW = 512  # values whose halves save less than their conversion takes in the file
-OFFSET = 128  # between the unsigned and the signed reading of the same grid
+FEW = 512  # so few values save less as float16 than their conversion takes in the file
+OFFSET = 128  # difference of zero points between the unsigned and the signed form of one grid
 
 
 class QuantizeDequantize(nn.Module):
-    """``(clamp(round(x / scale) + zero_point) - zero_point) * scale`` in two operators, through int8.
+    """``(clamp(round(x / scale) + zero_point) - zero_point) * scale`` in two operators, with int8 between them.
 
-    Unsigned grids (0 to 255, zero point z) are read as signed ones (-128 to 127, zero point z - 128): the same values.
+    An unsigned grid (0 to 255, zero point z) becomes the signed one with the same values (-128 to 127, zero point
+    z - 128).
+
+    Args:
+        fake: The quantizer whose grid is taken over.
+
+    Attributes:
+        weight_name: Name of the parameter that it quantizes; empty for an activation.
     """
 
     scale: Tensor
     zero_point: Tensor
-    weight_name = ""  # of the parameter that it quantizes
+    weight_name = ""
 
     def __init__(self, fake: FakeQuantize) -> None:
         super().__init__()
@@ -51,7 +58,7 @@ class QuantizeDequantize(nn.Module):
         )
 
     def stored(self, weight: Tensor) -> StoredWeight | None:
-        """The integers that stand for ``weight``; None where scales lie along another axis than the first."""
+        """``weight`` as a file holds it; None if scales lie along another axis than the first."""
         if self.per_channel and self.axis != 0:
             return None
         if self.per_channel:
@@ -65,7 +72,7 @@ class QuantizeDequantize(nn.Module):
 
 
 class Dequantize(nn.Module):
-    """Makes floats of stored int8 weights."""
+    """Dequantizes stored int8 weights in the graph."""
 
     scale: Tensor
     zero_point: Tensor
@@ -84,14 +91,14 @@ class Dequantize(nn.Module):
 
 @torch.no_grad()
 def with_operators(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, dict[str, StoredWeight]]:
-    """Put quantize and dequantize operators where torch's ``FakeQuantize`` modules stand.
+    """Replace torch's ``FakeQuantize`` modules by quantize and dequantize operators, in a copy.
 
     Args:
-        model: In eval mode; it is copied.
-        example_input: ``[1, c, h, w]``.
+        model: Network in eval mode.
+        example_input: One image, ``[1, c, h, w]``.
 
     Returns:
-        The copy, and by parameter name the integers of the weights that it quantizes.
+        The copy, and its quantized weights as a file holds them, by parameter name.
     """
     model = copy.deepcopy(model).eval()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -119,9 +126,9 @@ def with_operators(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, 
 
 @torch.no_grad()
 def with_stored_integers(model: nn.Module, weights: Mapping[str, StoredWeight]) -> nn.Module:
-    """Store the weights named in ``weights`` as int8 behind a dequantization, in place.
+    """Store the weights named in ``weights`` as int8 with a dequantization after them, in place.
 
-    Weights of more than 8 bits, and those that several layers share, stay as they are.
+    Weights of more than 8 bits, and weights that several layers share, stay as they are.
     """
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     done = set()
@@ -141,7 +148,7 @@ def with_stored_integers(model: nn.Module, weights: Mapping[str, StoredWeight]) 
 
 
 class Widen(nn.Module):
-    """Makes float32 of stored float16 weights."""
+    """Turns stored float16 weights into float32 in the graph."""
 
     def forward(self, halves: Tensor) -> Tensor:
         return halves.float()
@@ -149,7 +156,7 @@ class Widen(nn.Module):
 
 @torch.no_grad()
 def with_stored_halves(model: nn.Module) -> nn.Module:
-    """Store float32 weights as float16, in place; few values, those beyond float16, and what layers share, stay."""
+    """Store float32 weights as float16, in place, except few values, values beyond float16 and shared weights."""
     owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     for name, parameter in list(model.named_parameters()):
         layer_name, _, attribute = name.rpartition(".")
@@ -163,15 +170,8 @@ def with_stored_halves(model: nn.Module) -> nn.Module:
 
 
 def as_int8(stored: StoredWeight) -> tuple[Tensor, Tensor, Tensor]:
-    """Integers as int8 of the weight's shape, scales as float32, zero points as int64, both ``[]`` or ``[out]``."""
+    """Integers as int8 (of the weight's shape), scales as float32 and zero points as int64 (``[]`` or ``[out]``)."""
     offset = OFFSET if int(stored.integers.max()) > 127 or int(stored.zero_point.max()) > 127 else 0
     integers = (stored.integers - offset).to(torch.int8)
     shape = [] if stored.scale.numel() == 1 else [-1]
     return integers, stored.scale.detach().float().reshape(shape), (stored.zero_point.long() - offset).reshape(shape)
-
-
-def values(stored: StoredWeight) -> Tensor:
-    """The floats that the integers stand for."""
-    integers, scale, zero_point = as_int8(stored)
-    along = [-1] + [1] * (integers.dim() - 1) if scale.dim() else []
-    return (integers.long() - zero_point.view(along)).float() * scale.view(along)

@@ -1,4 +1,4 @@
-"""TensorRT 8.2: an ONNX file that its parser takes, and an engine of it where TensorRT is installed."""
+"""The target TensorRT 8.2: an ONNX file that its parser takes, and an engine built from it if TensorRT is installed."""
 
 from __future__ import annotations
 
@@ -8,43 +8,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.contracts import Graph, InputError, ModelCard, Session, StoredWeight
+from src.contracts import Graph, InputError, ModelCard, Precision, Runtime, Session, StoredWeight, Target
 from src.deploy import onnxruntime as runs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class TensorRt:
-    """Writes an ONNX file for TensorRT 8.2 and runs it through ONNX Runtime, without TensorRT where that lacks it.
+class TensorRt(Target):
+    """Writes an ONNX file for TensorRT 8.2 and runs it in ONNX Runtime, through TensorRT if that is installed.
 
-    Opset 13, IR 7; a quantized model has symmetric int8 quantizers, and weights in float32 before theirs: the builder
-    makes int8 of them, so the file is as large as the float one and the engine small. Weights of fewer bits are floats
-    in the file, too. FP16 is the builder's choice.
+    The file has opset 13 and IR version 7. A quantized model has symmetric int8 quantizers with float32 weights in
+    front of theirs, of which the builder makes int8: the file is as large as the float one, and the engine is small.
+    Weights of fewer bits are floats in the file, too. The builder decides on FP16.
     """
 
     ending = "onnx"
-    extra: str | None = None
-    free_batch = True
 
     @property
-    def stand_in(self) -> bool:
-        """Whether another runtime computes: its results count, its times do not."""
+    def runtime(self) -> Runtime:
         import onnxruntime
 
-        return runs.TENSORRT not in onnxruntime.get_available_providers()
+        if runs.TENSORRT in onnxruntime.get_available_providers():
+            return Runtime("tensorrt")
+        return Runtime("onnxruntime", stands_in_for="tensorrt")
 
-    @property
-    def runtime(self) -> str:
-        return "onnxruntime for tensorrt" if self.stand_in else "tensorrt"
-
-    def precision(self, integer: bool) -> str:
-        return "int8" if integer else "float32"
+    def precision(self, integer: bool) -> Precision:
+        return Precision(("int8" if integer else "float32",))
 
     def export(
         self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
     ) -> tuple[Path, ...]:
-        """Raises InputError where TensorRT 8.2 lacks an operation, or does not build the file."""
+        """Write the file; raise InputError if TensorRT 8.2 lacks an operation, or cannot build the engine."""
         from src.deploy.onnx_export import export_onnx
         from src.deploy.onnx_tensorrt import fit_tensorrt
 
@@ -54,7 +49,7 @@ class TensorRt:
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Raises InputError where the file is no ONNX file, or TensorRT is installed and cannot start."""
+        """Load the file; raise InputError if it is no ONNX file, or TensorRT is installed and cannot start."""
         first = [] if self.stand_in else [runs.with_options(runs.TENSORRT, path)]
         return runs.run_with(runs.session(path, threads, [*first, runs.CPU]))
 
@@ -67,25 +62,28 @@ class TensorRt:
         return runs.read_card(path)
 
     def check(self, path: Path) -> None:
-        """Raise InputError that names the first layer of the file which TensorRT 8.2 would not take."""
+        """Raise InputError for the first layer of the file that TensorRT 8.2 does not take."""
         from src.deploy.onnx_tensorrt import check
 
         check(path)
 
     def remarks(self, path: Path) -> list[str]:
-        """What makes the file slower in TensorRT than it need be, a line each."""
         from src.deploy.onnx_tensorrt import remarks
 
         return remarks(path)
 
 
 def build(path: Path, shape: tuple[int, ...]) -> Path:
-    """Build the file with trtexec for images of ``shape`` (``[n, c, h, w]``); returns the engine beside it.
+    """Build an engine with trtexec, and return its path, beside the file.
 
-    An engine runs on the device and TensorRT version that built it and on no other, so it is no part of the file.
+    An engine runs only on the device and the TensorRT version that built it, so it is no part of the exported file.
+
+    Args:
+        path: The ONNX file.
+        shape: Shape of the images, ``[n, c, h, w]``.
 
     Raises:
-        InputError: It was not built; the file is removed.
+        InputError: TensorRT cannot build it; the ONNX file is removed.
     """
     from src.deploy.onnx_tensorrt import is_quantized
 
@@ -97,6 +95,6 @@ def build(path: Path, shape: tuple[int, ...]) -> Path:
         errors = [line for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
         path.unlink()
         engine.unlink(missing_ok=True)
-        said = errors[0] if errors else f"trtexec ended with {done.returncode}"
-        raise InputError(f"TensorRT does not build {path.name}: {said}")
+        reason = errors[0] if errors else f"trtexec ended with {done.returncode}"
+        raise InputError(f"TensorRT cannot build {path.name}: {reason}")
     return engine

@@ -1,4 +1,4 @@
-"""TFLite files: converted by litert-torch, run by LiteRT's interpreter with XNNPACK."""
+"""The target TFLite: files converted by litert-torch, run by LiteRT's interpreter with XNNPACK."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.contracts import Graph, InputError, ModelCard, Session, StoredWeight, first_line
+from src.contracts import Graph, InputError, ModelCard, Precision, Runtime, Session, StoredWeight, Target, first_line
 from src.deploy import cards, tflite_file
+from src.deploy.number_formats import checked_storage, halves
+from src.device.runtimes import dequantized, quantized
+from src.files.writing import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STORED = ("float32", "float16")
+MISSING = "the target tflite needs the extra tflite: pip install '.[tflite]'"
 
 
-class TfLite:
-    """Writes ``.tflite``, channels last inside, floats in and out.
+class TfLite(Target):
+    """Writes ``.tflite``; inside, channels are the last dimension, and inputs and outputs are floats.
 
-    An INT8 network runs in integer kernels with the scales it was given; its last layer, for whose output there is no
-    scale, has int8 weights and gives floats (the runtime quantizes its input by the image's own range).
+    An INT8 network runs in integer kernels with its own scales. Its last layer has no scale for its output: it has int8
+    weights and gives floats, and the runtime quantizes its input by the range of each image.
 
     Args:
-        stored: ``float32`` or ``float16`` weights in the file; arithmetic is in float32.
-        dynamic_batch: Whether the file says that it takes any number of images; else it takes them one by one.
+        stored: Number format of float weights in the file, ``float32`` or ``float16``; arithmetic is in float32.
+        dynamic_batch: Whether the file takes any number of images at once; if not, it takes them one by one.
     """
 
-    runtime = "tflite"
     ending = "tflite"
-    extra: str | None = "tflite"
+    extra = "tflite"
+    runtime = Runtime("tflite")
 
     def __init__(self, *, stored: str, dynamic_batch: bool) -> None:
-        if stored not in STORED:
-            raise ValueError(f"stored must be one of {', '.join(STORED)}, and is {stored}")
-        self.stored, self.free_batch = stored, dynamic_batch
+        self.stored, self.free_batch = checked_storage(stored), dynamic_batch
 
-    def precision(self, integer: bool) -> str:
-        kept = "" if self.stored == "float32" else f", {self.stored} stored"
-        return ("int8" if integer else "float32") + kept
+    def precision(self, integer: bool) -> Precision:
+        return Precision(("int8" if integer else "float32",), halves(self.stored))
 
     def export(
         self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
     ) -> tuple[Path, ...]:
-        """Raises InputError where an operator has no counterpart in the format."""
+        """Write the file; raise InputError if an operator has no counterpart in the format."""
         from src.deploy.quantized_program import with_operators
 
         quantizing, integers = with_operators(model, example_input)
@@ -65,31 +65,33 @@ class TfLite:
             tflite_file.free_batch(file)
         tflite_file.shorten_names(file)
         tflite_file.add_metadata(file, json.dumps(cards.to_text(card)).encode())
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(tflite_file.packed(file))
-        os.replace(part, path)
+        write_bytes(path, tflite_file.packed(file))
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Floats in and out, also of a file of integers from elsewhere; InputError where it is no TFLite file."""
+        """Load the file; raise InputError if it is no TFLite file.
+
+        The session takes and gives floats, also for a file from elsewhere whose input and output are integers.
+        """
         interpreter = _interpreter(path, threads)
-        source, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-        image, logits = source["index"], result["index"]
-        free, held = source["shape_signature"][0] == -1, 1
+        image, logits = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+        free_batch, batch = image["shape_signature"][0] == -1, 1
 
         def run(images: np.ndarray) -> np.ndarray:
-            nonlocal held
+            nonlocal batch
             results = []
             pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-            if free and len(pixels) != held:
-                interpreter.resize_tensor_input(image, pixels.shape)
+            if free_batch and len(pixels) != batch:
+                interpreter.resize_tensor_input(image["index"], pixels.shape)
                 interpreter.allocate_tensors()
-                held = len(pixels)
-            for some in (pixels,) if free else pixels[:, None]:
-                interpreter.set_tensor(image, some if source["dtype"] is np.float32 else _steps(some, source))
+                batch = len(pixels)
+            for taken in (pixels,) if free_batch else pixels[:, None]:
+                floats = image["dtype"] is np.float32
+                given = taken if floats else quantized(taken, image["dtype"], image["quantization"])
+                interpreter.set_tensor(image["index"], given)
                 interpreter.invoke()
-                found = interpreter.get_tensor(logits)
-                results.append(found if result["dtype"] is np.float32 else _floats(found, result))
+                found = interpreter.get_tensor(logits["index"])
+                results.append(found if logits["dtype"] is np.float32 else dequantized(found, logits["quantization"]))
             return results[0] if len(results) == 1 else np.concatenate(results)
 
         return run
@@ -110,24 +112,12 @@ class TfLite:
         return cards.from_text(text, path)
 
 
-def _steps(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """Floats in the integers of a tensor."""
-    scale, zero_point = details["quantization"]
-    limits = np.iinfo(details["dtype"])
-    return np.clip(np.rint(values / scale) + zero_point, limits.min, limits.max).astype(details["dtype"])
-
-
-def _floats(steps: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """What the integers of a tensor stand for."""
-    scale, zero_point = details["quantization"]
-    return (steps.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
-
-
 def _interpreter(path: Path, threads: int) -> Any:
+    """The file in an interpreter whose tensors are allocated; raise InputError if it is no TFLite file."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise InputError("the target tflite needs the extra tflite: pip install '.[tflite]'") from error
+        raise InputError(MISSING) from error
     if not path.is_file():
         raise InputError(f"{path} cannot be loaded by TFLite: there is no such file")
     try:
@@ -142,6 +132,7 @@ def _interpreter(path: Path, threads: int) -> Any:
 
 
 def _convert(model: nn.Module, example_input: Tensor, integer: bool) -> bytes:
+    """What litert-torch makes of the network; ``integer`` says whether its quantizers become integer kernels."""
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -150,8 +141,8 @@ def _convert(model: nn.Module, example_input: Tensor, integer: bool) -> bytes:
             from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
             from litert_torch.quantize.quant_config import QuantConfig
     except ImportError as error:
-        raise InputError("the target tflite needs the extra tflite: pip install '.[tflite]'") from error
-    # It says that quantize and dequantize operators in the graph are to become integer kernels; it places none.
+        raise InputError(MISSING) from error
+    # This turns the quantize and dequantize operators of the graph into integer kernels; it adds none.
     static = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
     channels_last = litert_torch.to_channel_last_io(model, args=[0]).eval()
     image = example_input.permute(0, 2, 3, 1).contiguous()
@@ -159,14 +150,14 @@ def _convert(model: nn.Module, example_input: Tensor, integer: bool) -> bytes:
         with _silent():
             edge = litert_torch.convert(channels_last, (image,), quant_config=static if integer else None)
             return bytes(edge.model_content())
-    except Exception as error:  # of torch, of MLIR, of the converter: no common class
+    except Exception as error:  # from torch, MLIR or the converter, without a common class
         raise InputError(
-            f"the network cannot be written as a TFLite file{_place(error)}: {first_line(error)}"
+            f"the network cannot be written as a TFLite file{_failed_layer(error)}: {first_line(error)}"
         ) from error
 
 
-def _place(error: BaseException) -> str:
-    """The layer and the operator at which the converter failed, as far as the frames of its error tell."""
+def _failed_layer(error: BaseException) -> str:
+    """Text that names the layer and operator where the converter failed; empty if the error does not tell."""
     from torch.fx import Node
 
     traceback, node = error.__traceback__, None
@@ -183,7 +174,7 @@ def _place(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing on stdout and stderr, native code's lines included, and no log line below an error."""
+    """Keep stdout and stderr empty in the block, native code included, and drop log lines below errors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     kept = [os.dup(number) for number in (1, 2)]

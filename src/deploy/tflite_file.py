@@ -1,4 +1,4 @@
-"""The flatbuffer of a TFLite file as objects, and what is changed in it before it is written."""
+"""The flatbuffer of a TFLite file as objects of its schema, and the changes made to it before it is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELU6 = 3  # in the schema's ActivationFunctionType
 
 
 def parsed(content: bytes) -> Any:
-    """A file's content as objects of the schema, operators' inputs and outputs as lists."""
+    """The content of a file as objects of the schema; inputs and outputs of operators are lists."""
     from ai_edge_litert import schema_py_generated as schema
 
     file = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
@@ -29,7 +29,7 @@ def parsed(content: bytes) -> Any:
 
 
 def packed(file: Any) -> bytes:
-    """The content of a file."""
+    """The content of a file whose objects are ``file``."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 20)
@@ -38,7 +38,7 @@ def packed(file: Any) -> bytes:
 
 
 def kind_of(file: Any, operator: Any) -> str:
-    """What an operator does, as the schema calls it: ``CONV_2D``, ..."""
+    """Name of an operator in the schema: ``CONV_2D``, ..."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     code = file.operatorCodes[operator.opcodeIndex]
@@ -60,7 +60,7 @@ def dtype_of(tensor: Any) -> np.dtype:
 
 
 def array_of(file: Any, tensor: Any) -> np.ndarray | None:
-    """The stored values of a tensor; None where it is an activation."""
+    """The stored values of a tensor; None if it is an activation."""
     data = file.buffers[tensor.buffer].data
     if data is None or len(data) == 0:
         return None
@@ -77,7 +77,7 @@ def readers_of(file: Any, index: int) -> list[Any]:
 
 
 def _tensor_like(file: Any, tensor: Any, kind: int) -> int:
-    """Add an activation of the same shape; its index."""
+    """Add an activation of the same shape and return its index."""
     from ai_edge_litert.schema_py_generated import TensorT
 
     added = TensorT()
@@ -88,6 +88,7 @@ def _tensor_like(file: Any, tensor: Any, kind: int) -> int:
 
 
 def _operator(file: Any, kind: str, version: int, source: int, result: int) -> Any:
+    """A new operator with one input and one output; it is not yet in the graph."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator, OperatorCodeT, OperatorT
 
     number = getattr(BuiltinOperator, kind)
@@ -105,6 +106,7 @@ def _operator(file: Any, kind: str, version: int, source: int, result: int) -> A
 
 
 def _quantization(scale: np.ndarray, zero_point: np.ndarray, axis: int) -> Any:
+    """The schema's object for scales and zero points that lie along ``axis``."""
     from ai_edge_litert.schema_py_generated import QuantizationParametersT
 
     made = QuantizationParametersT()
@@ -117,10 +119,11 @@ def _quantization(scale: np.ndarray, zero_point: np.ndarray, axis: int) -> Any:
 
 
 def give_each_activation_one_scale(file: Any) -> None:
-    """Replace scales per channel of activations, which NNCF gives depthwise convolutions, by one, in place.
+    """Replace the scales for each channel that NNCF gives the inputs of depthwise convolutions by one, in place.
 
-    The convolution before multiplies its scale of channel c by ``s / s_c``, the depthwise one by ``s_c / s``: every
-    integer stays what it was. ``s`` is at most 6 / 255, so that ReLU6 cuts nothing that the integers' range does not.
+    The scale of channel c is multiplied by ``s / s_c`` in the convolution before the activation, and by ``s_c / s`` in
+    the depthwise convolution after it, so that every integer stays as it was. Before a ReLU6, ``s`` is at most
+    6 / 255, so that ReLU6 cuts off nothing that is inside the range of the integers.
     """
     graph = file.subgraphs[0]
     made_by = {index: operator for operator in graph.operators for index in operator.outputs}
@@ -130,7 +133,7 @@ def give_each_activation_one_scale(file: Any) -> None:
             continue
         maker, readers = made_by[index], readers_of(file, index)
         if kind_of(file, maker) == "PAD":
-            continue  # it takes what it pads
+            continue  # handled with the activation that it pads
         chain = [index]
         while len(readers) == 1 and kind_of(file, readers[0]) == "PAD":
             chain.append(readers[0].outputs[0])
@@ -140,21 +143,24 @@ def give_each_activation_one_scale(file: Any) -> None:
         clipped = getattr(maker.builtinOptions, "fusedActivationFunction", 0) == RELU6
         if not fits or not all(kind_of(file, reader) == "DEPTHWISE_CONV_2D" for reader in readers):
             raise InputError(
-                f"TFLite has no scales per channel for the activation {tensor.name.decode()}: "
-                "they are possible only between a convolution and a depthwise one"
+                f"TFLite cannot hold a scale for each channel of the activation {tensor.name.decode()}: "
+                "that is possible only between a convolution and depthwise convolutions"
             )
         one = min(scales.max(), 6 / 255) if clipped else scales.max()
         if clipped and scales.max() > 1.001 * 6 / 255:
-            raise InputError(f"a scale of {tensor.name.decode()} reaches beyond the 6 where ReLU6 cuts")
+            raise InputError(
+                f"a scale of the activation {tensor.name.decode()} exceeds 6 / 255, and ReLU6 cuts off at 6"
+            )
         for at in chain:
             graph.tensors[at].quantization = _quantization(np.array([one]), np.asarray(grid.zeroPoint)[:1], 0)
         for place in maker.inputs[1:3]:
             _multiply_scales(graph.tensors[place], one / scales)
-        for reader in readers:  # input scale times weight scale, the bias's, stays as it was
+        for reader in readers:  # the bias's scale, input scale times weight scale, stays as it was
             _multiply_scales(graph.tensors[reader.inputs[1]], scales / one)
 
 
 def _multiply_scales(tensor: Any, factors: np.ndarray) -> None:
+    """Multiply the scales of a stored tensor by one factor for each channel, in place."""
     grid = tensor.quantization
     scales = np.asarray(grid.scale, np.float64) * factors
     axis = grid.quantizedDimension if len(grid.scale) > 1 else len(tensor.shape) - 1 if len(tensor.shape) == 4 else 0
@@ -162,7 +168,7 @@ def _multiply_scales(tensor: Any, factors: np.ndarray) -> None:
 
 
 def take_floats(file: Any) -> None:
-    """Quantize the image inside the file, in place: faster than any caller would."""
+    """Let the file take float images and quantize them itself, in place, which is faster than a caller would be."""
     graph, kinds = file.subgraphs[0], _types()
     index = int(graph.inputs[0])
     if graph.tensors[index].type != kinds.INT8:
@@ -175,13 +181,13 @@ def take_floats(file: Any) -> None:
 
 
 def store_integers(file: Any, weights: Mapping[str, StoredWeight], *, dynamic: bool) -> None:
-    """Store each float tensor that is one of ``weights`` as int8, in place.
+    """Store each float tensor that equals one of ``weights`` as int8, in place.
 
     Args:
-        file: What the converter wrote.
-        weights: By parameter name; those of more than 8 bits stay floats.
-        dynamic: Whether dense layers compute in integers, their input being quantized by its own range; everything
-            else makes floats of the weights when the file is loaded.
+        file: File as the converter wrote it.
+        weights: Weights by parameter name; those of more than 8 bits stay floats.
+        dynamic: Whether dense layers compute in integers and quantize their input by its own range; all other weights
+            are dequantized when the file is loaded.
     """
     graph, kinds = file.subgraphs[0], _types()
     forms = _forms(weights)
@@ -211,7 +217,14 @@ def store_integers(file: Any, weights: Mapping[str, StoredWeight], *, dynamic: b
 
 @dataclass(frozen=True)
 class _Form:
-    """A stored weight in one of the layouts of the format; scales lie along ``axis``."""
+    """A stored weight in one of the layouts of the format.
+
+    Attributes:
+        floats: Values of the weight.
+        integers: Its integers as int8, of the same shape.
+        scale, zero_point: Scales and zero points, ``[]`` or ``[out]``.
+        axis: Axis of the outputs.
+    """
 
     floats: np.ndarray
     integers: np.ndarray
@@ -221,14 +234,14 @@ class _Form:
 
 
 def _forms(weights: Mapping[str, StoredWeight]) -> list[_Form]:
-    """Each weight of up to 8 bits as convolutions, depthwise convolutions or dense layers hold it."""
-    from src.deploy.quantized_program import as_int8, values
+    """Each weight of up to 8 bits in the layouts of convolutions, depthwise convolutions and dense layers."""
+    from src.deploy.quantized_program import as_int8
 
     forms = []
     for stored in weights.values():
         if stored.bits > 8:
             continue
-        floats, (integers, scale, zero_point) = values(stored).numpy(), (part.numpy() for part in as_int8(stored))
+        floats, (integers, scale, zero_point) = stored.values().numpy(), (part.numpy() for part in as_int8(stored))
         if floats.ndim != 4:
             forms.append(_Form(floats, integers, scale, zero_point, 0))
             continue
@@ -238,11 +251,12 @@ def _forms(weights: Mapping[str, StoredWeight]) -> list[_Form]:
 
 
 def _same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two arrays hold the same weight, as far as the converter's rounding goes."""
     return first.shape == second.shape and np.allclose(first, second, rtol=1e-5, atol=0)
 
 
 def _behind_dequantize(file: Any, index: int, array: np.ndarray, kind: int, grid: Any) -> Any:
-    """Move a constant to a new tensor of another type; the operation that makes floats of it again."""
+    """Store a constant in another type; return the operator that turns it into floats again."""
     tensor = file.subgraphs[0].tensors[index]
     stored = _tensor_like(file, tensor, kind)
     added = file.subgraphs[0].tensors[stored]
@@ -252,7 +266,7 @@ def _behind_dequantize(file: Any, index: int, array: np.ndarray, kind: int, grid
 
 
 def store_halves(file: Any) -> None:
-    """Store each float weight, and its bias, as float16, in place; integer kernels take no such bias."""
+    """Store each float weight and its bias as float16, in place; biases of integer kernels stay as they are."""
     graph, kinds = file.subgraphs[0], _types()
     weighted = [operator for operator in graph.operators if kind_of(file, operator) in WEIGHTED]
     floats = [operator for operator in weighted if graph.tensors[operator.inputs[1]].type == kinds.FLOAT32]
@@ -266,7 +280,7 @@ def store_halves(file: Any) -> None:
 
 
 def drop_transposes(file: Any) -> None:
-    """Order a dense layer's weights as the pixels lie in memory, instead of reordering pixels before it, in place."""
+    """Drop each transpose before a flattened dense layer and reorder the weights of the layer instead, in place."""
     graph = file.subgraphs[0]
     kept = []
     outputs = {int(index) for index in graph.outputs}
@@ -289,6 +303,7 @@ def drop_transposes(file: Any) -> None:
 
 
 def _only_reader(file: Any, operator: Any, kind: str, reader_kind: str, outputs: set[int]) -> Any | None:
+    """The only reader of ``operator``, if the two are of these kinds and the result is no output of the graph."""
     if kind_of(file, operator) != kind or operator.outputs[0] in outputs:
         return None
     readers = readers_of(file, operator.outputs[0])
@@ -296,7 +311,7 @@ def _only_reader(file: Any, operator: Any, kind: str, reader_kind: str, outputs:
 
 
 def free_batch(file: Any) -> None:
-    """Say of every activation that its first dimension is free, in place; shapes stay those of one image."""
+    """Mark the first dimension of every activation as free, in place; shapes stay those of one image."""
     graph = file.subgraphs[0]
     for operator in graph.operators:
         if kind_of(file, operator) == "RESHAPE":
@@ -317,11 +332,11 @@ def free_batch(file: Any) -> None:
 
 
 def drop_unused(file: Any) -> None:
-    """Drop tensors that no operation touches, and what they held, in place: tools that walk all of them trip."""
+    """Drop tensors that no operator uses, and their values, in place; some tools fail on such tensors."""
     graph = file.subgraphs[0]
     ends = [int(index) for index in (*graph.inputs, *graph.outputs)]
-    touched = {index for o in graph.operators for index in (*o.inputs, *o.outputs)} | set(ends)
-    kept = [index for index in range(len(graph.tensors)) if index in touched]
+    used = {index for o in graph.operators for index in (*o.inputs, *o.outputs)} | set(ends)
+    kept = [index for index in range(len(graph.tensors)) if index in used]
     places = {-1: -1, **{index: place for place, index in enumerate(kept)}}
     graph.tensors = [graph.tensors[index] for index in kept]
     graph.inputs = [places[int(index)] for index in graph.inputs]
@@ -333,17 +348,17 @@ def drop_unused(file: Any) -> None:
         for end in (*signature.inputs, *signature.outputs):
             end.tensorIndex = places[end.tensorIndex]
     entries = [*graph.tensors, *(file.metadata or [])]
-    held = sorted({0, *(entry.buffer for entry in entries)})
-    moved = {buffer: place for place, buffer in enumerate(held)}
-    file.buffers = [file.buffers[buffer] for buffer in held]
+    buffers = sorted({0, *(entry.buffer for entry in entries)})
+    moved = {buffer: place for place, buffer in enumerate(buffers)}
+    file.buffers = [file.buffers[buffer] for buffer in buffers]
     for entry in entries:
         entry.buffer = moved[entry.buffer]
 
 
 def shorten_names(file: Any) -> None:
-    """Call weights by their layer, ``features.0``, and the rest by numbers.
+    """Name weights after their layer, ``features.0``, and all other tensors by numbers, in place.
 
-    The converter's names, paths of modules and classes, take more bytes than a small network's biases.
+    The converter names them by paths of modules and classes, which take more bytes than a small network's biases.
     """
     graph = file.subgraphs[0]
     layers = {
@@ -357,13 +372,13 @@ def shorten_names(file: Any) -> None:
 
 
 def _layer(name: str) -> str:
-    """The layer in the converter's ``wrapper/…net_wrapped/…Sequential_features/…Conv2d_0;``; empty in another name."""
+    """The layer in a name of the converter's, ``wrapper/…net_wrapped/…Sequential_features/…Conv2d_0;``; else empty."""
     modules = name.partition(";")[0].split("/")[2:]
     return ".".join(module.rpartition(".")[2].partition("_")[2] for module in modules)
 
 
 def add_metadata(file: Any, content: bytes) -> None:
-    """Add the entry ``METADATA``, in place."""
+    """Add ``content`` as the metadata entry ``METADATA``, in place."""
     from ai_edge_litert.schema_py_generated import BufferT, MetadataT
 
     buffer, entry = BufferT(), MetadataT()

@@ -1,4 +1,4 @@
-"""A TFLite file as measuring sees it."""
+"""Reading TFLite files: their graph as measuring sees it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ROLES = {
     **dict.fromkeys(("RESHAPE", "SQUEEZE", "EXPAND_DIMS"), Role.MOVING),
     **dict.fromkeys(("RELU", "RELU6", "LOGISTIC", "HARD_SWISH", "TANH", "ADD", "MUL", "SUB"), Role.IN_PLACE),
     "MAX_POOL_2D": Role.POOLING,
-}  # QUANTIZE and DEQUANTIZE are operations of their own: types in this format are those of memory
+}  # QUANTIZE and DEQUANTIZE compute: a tensor of this format has the type that it has in memory
 
 
 def graph_of(file: Any) -> Graph:
-    """Operations and tensors of a parsed file; operations are named by their layer or place, and what they do."""
+    """Operators and tensors of a parsed file; an operator is named by its layer, or else its number, and its kind."""
     graph = file.subgraphs[0]
     tensors: dict[str, GraphTensor] = {}
     names: dict[int, str] = {}
-    stored: dict[int, int] = {}  # what only makes floats of a constant -> the constant
+    stored: dict[int, int] = {}  # constant, or what dequantizes it alone -> the constant
     for index, tensor in enumerate(graph.tensors):
         names[index] = f"{index}"
         array = array_of(file, tensor)
@@ -30,7 +30,7 @@ def graph_of(file: Any) -> Graph:
         nonzero = None
         if array is not None:
             stored[index] = index
-            nonzero = int(np.count_nonzero(_steps(array, tensor)))
+            nonzero = int(np.count_nonzero(_above_zero_point(array, tensor)))
         tensors[names[index]] = GraphTensor(elements, elements * dtype_of(tensor).itemsize, nonzero)
     nodes: list[GraphNode] = []
     weights: list[str] = []
@@ -47,7 +47,7 @@ def graph_of(file: Any) -> Graph:
         reads, makes = tuple(names[i] for i in inputs), tuple(names[i] for i in operator.outputs)
         role = ROLES.get(kind, Role.COMPUTE)
         if kind == "PAD" and all(kind_of(file, reader) in WEIGHTED for reader in readers_of(file, operator.outputs[0])):
-            role = Role.MOVING  # XNNPACK lets the convolution after it pad
+            role = Role.MOVING  # XNNPACK pads within the convolution after it
         at = graph.tensors[operator.inputs[1]].name.decode() if kind in WEIGHTED else f"{len(nodes)}"
         nodes.append(GraphNode(reads, makes, role, _macs(graph, kind, operator), f"{at}/{kind}"))
     return Graph(
@@ -59,8 +59,8 @@ def graph_of(file: Any) -> Graph:
     )
 
 
-def _steps(array: np.ndarray, tensor: Any) -> np.ndarray:
-    """Distance of stored integers from their zero point; floats as they are."""
+def _above_zero_point(array: np.ndarray, tensor: Any) -> np.ndarray:
+    """Stored integers less their zero points; floats as they are."""
     grid = tensor.quantization
     if array.dtype.kind == "f" or grid is None or grid.zeroPoint is None or not np.any(grid.zeroPoint):
         return array
@@ -70,6 +70,7 @@ def _steps(array: np.ndarray, tensor: Any) -> np.ndarray:
 
 
 def _macs(graph: Any, kind: str, operator: Any) -> int:
+    """Multiply-accumulates of an operator at batch 1."""
     if kind not in WEIGHTED:
         return 0
     made = math.prod(map(int, graph.tensors[operator.outputs[0]].shape))
@@ -78,7 +79,7 @@ def _macs(graph: Any, kind: str, operator: Any) -> int:
         return made * math.prod(weight[1:])
     if kind == "DEPTHWISE_CONV_2D":
         return made * math.prod(weight[1:3])
-    if kind == "TRANSPOSE_CONV":  # the filter, the image, the output's shape are its inputs in another order
+    if kind == "TRANSPOSE_CONV":  # its inputs are the output's shape, the filter and the image
         image = graph.tensors[operator.inputs[2]].shape
         return math.prod(map(int, image)) * math.prod([weight[0], *weight[1:3]])
     return made * int(graph.tensors[operator.inputs[0]].shape[-1])

@@ -1,4 +1,4 @@
-"""Exported programs: a network without the code that defined it, run by torch itself."""
+"""The target torch: exported programs, which torch runs without the code that defined the network."""
 
 from __future__ import annotations
 
@@ -11,51 +11,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.contracts import Graph, GraphNode, GraphTensor, InputError, ModelCard, Role, Session, StoredWeight, first_line
+from src.contracts import (
+    Graph,
+    GraphNode,
+    GraphTensor,
+    InputError,
+    ModelCard,
+    Precision,
+    Role,
+    Runtime,
+    Session,
+    StoredWeight,
+    Target,
+    first_line,
+)
 from src.deploy import cards
+from src.deploy.number_formats import checked_storage, halves
 from src.device.runtimes import make_floats_of_weights
+from src.files.writing import replacing
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
 PROFILED_RUNS = 20
-STORED = ("float32", "float16")
 ROLES = {
     **dict.fromkeys(("view", "reshape", "flatten", "unsqueeze", "squeeze", "dropout", "contiguous"), Role.MOVING),
     **dict.fromkeys(("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "tanh", "hardswish"), Role.IN_PLACE),
     **dict.fromkeys(("add", "add_", "mul", "batch_norm"), Role.IN_PLACE),
     "max_pool2d": Role.POOLING,
-}  # quantizing and dequantizing are computed, each into memory of its own
+}  # quantizing and dequantizing write new memory
 
 
-class TorchProgram:
-    """Writes ``.pt2`` and runs it in torch, without the code that defined the network.
+class TorchProgram(Target):
+    """Writes ``.pt2`` and runs it in torch.
 
-    Arithmetic is in float32 whatever is stored: an INT8 network's file is smaller, not faster.
+    Arithmetic is always in float32, so that the file of an INT8 network is smaller and not faster.
 
     Args:
-        stored: ``float32`` or ``float16``: how float weights lie in the file.
+        stored: Number format of float weights in the file: ``float32`` or ``float16``.
     """
 
-    runtime = "torch"
     ending = "pt2"
-    extra: str | None = None
-    free_batch = True
+    runtime = Runtime("torch")
 
     def __init__(self, *, stored: str) -> None:
-        if stored not in STORED:
-            raise ValueError(f"stored must be one of {', '.join(STORED)}, and is {stored}")
-        self.stored = stored
+        self.stored = checked_storage(stored)
 
-    def precision(self, integer: bool) -> str:
-        kept = [*(["int8"] if integer else []), *(["float16"] if self.stored == "float16" else [])]
-        return "float32" + (f", {' and '.join(kept)} stored" if kept else "")
+    def precision(self, integer: bool) -> Precision:
+        return Precision(("float32",), (*(("int8",) if integer else ()), *halves(self.stored)))
 
     def export(
         self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
     ) -> tuple[Path, ...]:
-        """Raises InputError where the network cannot be exported with a free batch size."""
+        """Write the file; raise InputError if the network cannot be exported with a free batch size."""
         import torch
 
         from src.deploy.quantized_program import with_operators, with_stored_halves, with_stored_integers
@@ -69,19 +78,17 @@ class TorchProgram:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(written, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-        except Exception as error:  # torch's own, of many kinds
+        except Exception as error:  # torch raises many types of its own
             raise InputError(f"the network cannot be exported by torch.export: {first_line(error)}") from error
-        program.example_inputs = None  # an image of no use to anyone
+        program.example_inputs = None  # nobody needs this image
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
-        part = path.with_name(path.name + ".part")
-        with part.open("wb") as file:
+            node.meta.pop("stack_trace", None)  # it names paths of this machine
+        with replacing(path) as part, part.open("wb") as file:
             torch.export.save(program, file, extra_files=cards.to_text(card))
-        os.replace(part, path)
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:
-        """Raises InputError where the file is no exported program."""
+        """Load the file; raise InputError if it is no exported program."""
         import torch
 
         network = _network(path, threads)
@@ -94,12 +101,12 @@ class TorchProgram:
         return run
 
     def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]]:
-        """Name, kind and median milliseconds of each operator by torch's profiler, the longest first."""
+        """Name, kind and median milliseconds of each operator by torch's own profiler, the longest first."""
         import numpy as np
         import torch
         from torch.profiler import ProfilerActivity, profile
 
-        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else the profiler talks between the lines of the table
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or the profiler prints lines into the table
         network, batch = _network(path, threads), torch.from_numpy(image)
         with torch.inference_mode():
             network(batch)
@@ -124,6 +131,7 @@ class TorchProgram:
 
 
 def _network(path: Path, threads: int) -> Any:
+    """The network of the file as a module, its stored weights already dequantized."""
     import torch
 
     network = _read(path, {}).module()
@@ -133,27 +141,28 @@ def _network(path: Path, threads: int) -> Any:
 
 
 def _read(path: Path, text: dict[str, str]) -> Any:
-    """The program; ``text`` is filled with what the file says of itself."""
+    """Read the program; the values of ``text`` are replaced by the texts that the file holds under its keys."""
     import torch
     import torch.ao.quantization.fx._decomposed  # defines the operators that INT8 programs hold
 
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be loaded by torch: it is no exported program")
     log = logging.getLogger("torch.export")
-    told, log.disabled = log.disabled, True  # it prints the trace of an error that it then raises another for
+    was_disabled, log.disabled = log.disabled, True  # it prints the trace of an error before it raises another one
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.load(path, extra_files=text)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # torch raises many types
         raise InputError(
             f"{path} cannot be loaded by torch: it is no exported program that this torch reads"
         ) from error
     finally:
-        log.disabled = told
+        log.disabled = was_disabled
 
 
 def _graph(program: Any) -> Graph:
+    """Operators and tensors of a program at batch 1."""
     import torch
 
     tensors: dict[str, GraphTensor] = {}
@@ -186,13 +195,13 @@ def _graph(program: Any) -> Graph:
 
 
 def _layer(node: Any) -> str:
-    """Where in the network an operator stands: ``features.0``."""
+    """Name of the layer that an operator belongs to: ``features.0``."""
     path = [str(path) for path, *_ in node.meta.get("nn_module_stack", {}).values()]
     return path[-1] if path else ""
 
 
 def _at_batch_one(size: Any) -> int:
-    """A size of the graph, the free batch being 1."""
+    """A dimension of a tensor, with 1 for the free batch size."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
@@ -200,7 +209,7 @@ def _at_batch_one(size: Any) -> int:
 
 
 def _macs(kind: str, shapes: list[list[int]]) -> int:
-    """Of an operator by the shapes of its inputs and, last, its output."""
+    """Multiply-accumulates of an operator with the shapes of its inputs and, last, its output."""
     made = math.prod(shapes[-1])
     if kind == "conv2d":
         return made * math.prod(shapes[1][1:])

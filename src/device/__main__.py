@@ -8,33 +8,66 @@ import platform
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 DONE, WRONG_INPUT, INTERRUPTED = 0, 2, 130
-FORMAT = 1
-BATCH = 100  # images at once for the accuracy, where a file takes any number
-WARM_UP_SECONDS = 2.0  # at the most
+FORMAT = 1  # of the results file
+BATCH = 100  # images at once for the accuracy, if a file takes any number
+WARM_UP_SECONDS = 2.0  # at most
 COLUMNS = ("accuracy", "latency p50", "p95", "p99", "size", "hottest", "power", "energy")
 WIDTHS = (8, 14, 11, 11, 9, 9, 8, 11)
 
 
 class InputError(Exception):
-    """What was asked for cannot be done; the message says why, in one line."""
+    """The request cannot be carried out; the message says why, in one line."""
+
+
+class Settings(NamedTuple):
+    """How models are measured.
+
+    Attributes:
+        seconds: Time in which the calls of each model are counted.
+        threads: Number of processor threads.
+        images: Number of images of each sample that give the accuracy, or ``all``.
+    """
+
+    seconds: float
+    threads: int
+    images: str
+
+
+class Outcome:
+    """The models of a bundle, measured or not.
+
+    Attributes:
+        rows: A row for each model that was measured.
+        lacking: Name and reason for each model whose runtime is not here.
+        refused: Name and reason for each model that its runtime refuses.
+    """
+
+    def __init__(self) -> None:
+        self.rows: List[Dict[str, Any]] = []
+        self.lacking: List[Tuple[str, str]] = []
+        self.refused: List[Tuple[str, str]] = []
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Parse, measure, print; return the exit code: 0 done, 2 wrong input or a model that its runtime refuses."""
-    inside = Path(__file__).resolve().parent.parent  # the bundle itself, when this runs from one
+    """Parse, measure, print.
+
+    Returns:
+        The exit code: 0 done, 2 wrong input or a model that its runtime refuses, 130 interrupted.
+    """
+    inside = Path(__file__).resolve().parent.parent  # the bundle itself, if this runs from one
     own = inside if inside.is_file() else None
     parser = argparse.ArgumentParser(prog=f"python3 {own.name}" if own else "python3 -m device", description=__doc__)
-    parser.add_argument("bundle", type=Path, nargs="?", default=own, help="as python -m src.bundle wrote it")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of timed calls for each model (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (%(default)s)")
-    parser.add_argument("--images", default="all", help="how many of the sample give the accuracy (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("device_results.json"), help="(%(default)s)")
+    parser.add_argument("bundle", type=Path, nargs="?", default=own, help="bundle that python -m src.bundle wrote")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time of counted calls for each model (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (%(default)s)")
+    parser.add_argument("--images", default="all", help="number of sample images for the accuracy (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("device_results.json"), help="results file (%(default)s)")
     options = parser.parse_args(arguments)
     try:
-        return evaluate(options.bundle, options.seconds, options.threads, options.images, options.out)
+        return evaluate(options.bundle, options.out, Settings(options.seconds, options.threads, options.images))
     except InputError as error:
         print(error, file=sys.stderr)
     except OSError as error:
@@ -45,84 +78,103 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return WRONG_INPUT
 
 
-def evaluate(path: Optional[Path], seconds: float, threads: int, images: str, out: Path) -> int:
-    """Measure every model that a runtime is there for, print a line each, write ``out``.
+def evaluate(path: Optional[Path], out: Path, settings: Settings) -> int:
+    """Measure every model whose runtime is here, print a line for each, and write the results.
 
     Args:
-        path: Of the bundle.
-        seconds: Of timed calls for each model.
-        threads: Of the processor.
-        images: How many of the sample's images give the accuracy, or ``all``.
-        out: Written whole when all is measured.
+        path: The bundle.
+        out: Results file; it is written whole when all is measured.
+        settings: How models are measured.
 
     Raises:
-        InputError: Something that was given does not fit, or nothing could be measured.
+        InputError: A setting is wrong, the bundle cannot be used, or no model could be measured.
     """
-    _check(path, seconds, threads, images, out)
+    _check(path, out, settings)
+    bundle = _open(path)
+    about = _about(bundle, settings)
+    mode = f", clock mode {about['clock_mode']}" if about["clock_mode"] else ""
+    threads = f"{settings.threads} thread{'s' * (settings.threads != 1)}"
+    print(f"{about['board']}{mode}, {threads}, Python {about['python']}", flush=True)
+    outcome = Outcome()
+    for sample in sorted(bundle.samples):
+        _measure_sample(bundle, sample, settings, outcome)
+    not_run = outcome.lacking + outcome.refused
+    if not outcome.rows:
+        reasons = "; ".join(sorted({reason for _, reason in not_run}))
+        raise InputError(f"None of the {len(bundle.models)} models could be run: {reasons}")
+    results = dict(
+        about,
+        runtimes=sorted({row["runtime"] for row in outcome.rows}),
+        rows=outcome.rows,
+        not_run=[{"name": name, "reason": reason} for name, reason in not_run],
+    )
+    _write(out, results)
+    print(f"\nWritten: {out}    To keep it beside the host's runs: python -m src.import_results {out.name}")
+    for name, reason in outcome.refused:
+        print(f"{name} is refused by its runtime: {reason}", file=sys.stderr)
+    return WRONG_INPUT if outcome.refused else DONE
+
+
+def _open(path: Any) -> Any:
+    """The bundle; raise InputError if it cannot be used, or numpy is missing."""
     try:
         import numpy  # noqa: F401
     except ImportError:
         raise InputError("numpy is not installed: python3 -m pip install numpy")
-    from . import manifest, runtimes, sensors
+    from . import manifest
 
     try:
-        bundle = manifest.Bundle(path)  # type: ignore[arg-type]
+        return manifest.Bundle(path)
     except manifest.BundleError as error:
         raise InputError(str(error))
-    about: Dict[str, Any] = {
+
+
+def _about(bundle: Any, settings: Settings) -> Dict[str, Any]:
+    """What the results file says of the bundle and the machine."""
+    from . import sensors
+
+    return {
         "format": FORMAT,
         "bundle": bundle.id,
         "board": board(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "clock_mode": sensors.clock_mode(),
-        "threads": threads,
+        "threads": settings.threads,
         "measured_at": datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0).isoformat(),
     }
-    mode = f", clock mode {about['clock_mode']}" if about["clock_mode"] else ""
-    print(f"{about['board']}{mode}, {threads} thread{'s' * (threads != 1)}, Python {about['python']}", flush=True)
+
+
+def _measure_sample(bundle: Any, name: str, settings: Settings, outcome: Outcome) -> None:
+    """Measure the models that are tested on one sample, print the table, and add to ``outcome``."""
+    from . import runtimes
+
     label, target = (max(len(model[key]) for model in bundle.models) for key in ("label", "target"))
-    rows: List[Dict[str, Any]] = []
-    refused: List[Tuple[str, str]] = []
-    lacking: List[Tuple[str, str]] = []
-    for name in sorted(bundle.samples):
-        pixels, labels = _head(*bundle.sample(name), images=images)
-        sample = bundle.samples[name]
-        print(f"\n{name} ({len(labels):,} of {sample['of']:,} test images)")
-        print(
-            " ".join(
-                ["variant".ljust(label), "target".ljust(target)]
-                + [title.rjust(size) for title, size in zip(COLUMNS, WIDTHS)]
-            )
-        )
-        for model in bundle.models:
-            if model["sample"] != name:
-                continue
-            said = f"{model['label'].ljust(label)} {model['target'].ljust(target)}"
-            try:
-                row = _measure(bundle, model, sample, pixels, labels, seconds, threads)
-            except runtimes.NoRuntimeError as error:
-                lacking.append((model["name"], str(error)))
-                print(f"{said}  not run: {error}", flush=True)
-            except runtimes.RefusedError as error:
-                refused.append((model["name"], str(error)))
-                print(f"{said}  refused: {error}", flush=True)
-            else:
-                rows.append(row)
-                print(" ".join([said] + [text.rjust(size) for text, size in zip(_cells(row), WIDTHS)]), flush=True)
-    if not rows:
-        reasons = "; ".join(sorted({reason for _, reason in lacking + refused}))
-        raise InputError(f"None of the {len(bundle.models)} models could be run: {reasons}")
-    not_run = [{"name": name, "reason": reason} for name, reason in lacking + refused]
-    _write(out, dict(about, runtimes=sorted({row["runtime"] for row in rows}), rows=rows, not_run=not_run))
-    print(f"\nWritten: {out}    To keep it beside the host's runs: python -m src.import_results {out.name}")
-    for name, reason in refused:
-        print(f"{name} is refused by its runtime: {reason}", file=sys.stderr)
-    return WRONG_INPUT if refused else DONE
+    pixels, labels = bundle.sample(name)
+    pixels, labels = _pick(pixels, labels, settings.images)
+    sample = bundle.samples[name]
+    print(f"\n{name} ({len(labels):,} of {sample['of']:,} test images)")
+    headings = ["variant".ljust(label), "target".ljust(target)]
+    print(" ".join(headings + [heading.rjust(width) for heading, width in zip(COLUMNS, WIDTHS)]))
+    for model in bundle.models:
+        if model["sample"] != name:
+            continue
+        names = f"{model['label'].ljust(label)} {model['target'].ljust(target)}"
+        try:
+            row = _measure(bundle, model, sample, pixels, labels, settings)
+        except runtimes.NoRuntimeError as error:
+            outcome.lacking.append((model["name"], str(error)))
+            print(f"{names}  not run: {error}", flush=True)
+        except runtimes.RefusedError as error:
+            outcome.refused.append((model["name"], str(error)))
+            print(f"{names}  refused: {error}", flush=True)
+        else:
+            outcome.rows.append(row)
+            print(" ".join([names] + [text.rjust(width) for text, width in zip(_cells(row), WIDTHS)]), flush=True)
 
 
 def board() -> str:
-    """What a board calls itself; elsewhere the processor and the system."""
+    """Name of the board; on other machines, the processor and the system."""
     try:
         return Path("/proc/device-tree/model").read_text().strip("\0\n ")
     except (OSError, ValueError):
@@ -137,7 +189,7 @@ def board() -> str:
 
 
 def normalize(pixels: Any, sample: Dict[str, Any]) -> Any:
-    """Bytes ``[n, c, h, w]`` to float32 of zero mean and unit deviation per channel, as the network was trained."""
+    """Turn bytes ``[n, c, h, w]`` into float32 of mean 0 and deviation 1 for each channel, as in training."""
     import numpy as np
 
     mean, std = (np.array(sample[key], np.float32).reshape(1, -1, 1, 1) for key in ("mean", "std"))
@@ -145,27 +197,26 @@ def normalize(pixels: Any, sample: Dict[str, Any]) -> Any:
 
 
 def _measure(
-    bundle: Any, model: Dict[str, Any], sample: Dict[str, Any], pixels: Any, labels: Any, seconds: float, threads: int
+    bundle: Any, model: Dict[str, Any], sample: Dict[str, Any], pixels: Any, labels: Any, settings: Settings
 ) -> Dict[str, Any]:
-    """A row: accuracy over the sample, latency of one image, and what the sensors show meanwhile."""
+    """Measure a model: accuracy over the sample, latency of one image, and what the sensors show meanwhile."""
     from . import runtimes, sensors, timing
 
     with tempfile.TemporaryDirectory() as folder:
         path = bundle.extract(model, Path(folder))
-        loaded = runtimes.load(path, model["runtime"], model["precision"], sample["image_shape"], threads)
+        loaded = runtimes.load(path, model["runtime"], model["computes"], sample["image_shape"], settings.threads)
         try:
             hits = _hits(loaded, sample, pixels, labels)
-            one = normalize(pixels[:1], sample)
-            steady = timing.warm_up(lambda: loaded.run(one), min(WARM_UP_SECONDS, seconds))
+            image = normalize(pixels[:1], sample)
+            steady = timing.warm_up(lambda: loaded.run(image), min(WARM_UP_SECONDS, settings.seconds))
             meter = sensors.EnergyMeter()
             meter.start()
-            times = timing.timed(lambda: loaded.run(one), seconds)
+            times = timing.timed(lambda: loaded.run(image), settings.seconds)
             joules = meter.stop()
         except runtimes.RefusedError:
             raise
-        except Exception as error:  # what a runtime raises on a file that it loaded and cannot run
+        except Exception as error:  # a runtime may raise anything on a file that it loads and cannot run
             raise runtimes.RefusedError(str(error).strip().split("\n")[0] or type(error).__name__)
-    spent = sum(times)
     return {
         "name": model["name"],
         "accuracy": hits / len(labels),
@@ -175,7 +226,7 @@ def _measure(
         "latency_runs": len(times),
         "steady": steady,
         "temperature_celsius": sensors.temperature_celsius(),
-        "power_watts": None if joules is None else joules / spent,
+        "power_watts": None if joules is None else joules / sum(times),
         "energy_uj": None if joules is None else 1e6 * joules / len(times),
         "energy_source": None if joules is None else meter.source,
         "runtime": loaded.runtime,
@@ -183,25 +234,25 @@ def _measure(
 
 
 def _hits(loaded: Any, sample: Dict[str, Any], pixels: Any, labels: Any) -> int:
-    """How many images are classified rightly."""
+    """Number of images that are classified correctly."""
     from . import runtimes
 
     if loaded.batch not in (None, 1):
         raise runtimes.RefusedError(f"it takes {loaded.batch} images at once, and a single one cannot be timed")
     hits, batch = 0, loaded.batch or BATCH
     for start in range(0, len(labels), batch):
-        images, wanted = normalize(pixels[start : start + batch], sample), labels[start : start + batch]
+        images, expected = normalize(pixels[start : start + batch], sample), labels[start : start + batch]
         logits = loaded.run(images)
         if logits.ndim != 2 or logits.shape[1] != len(sample["classes"]):
             raise runtimes.RefusedError(
                 f"its output is {list(logits.shape)}, and there are {len(sample['classes'])} classes"
             )
-        hits += int((logits.argmax(1) == wanted).sum())
+        hits += int((logits.argmax(1) == expected).sum())
     return hits
 
 
-def _head(pixels: Any, labels: Any, images: str) -> Tuple[Any, Any]:
-    """The first of a sample's images, spread over its order, which goes by class in some data sets."""
+def _pick(pixels: Any, labels: Any, images: str) -> Tuple[Any, Any]:
+    """Pick ``images`` images of a sample at equal distances, since some data sets are ordered by class."""
     import numpy as np
 
     if images == "all" or int(images) >= len(labels):
@@ -210,17 +261,18 @@ def _head(pixels: Any, labels: Any, images: str) -> Tuple[Any, Any]:
     return pixels[at], labels[at]
 
 
-def _check(path: Optional[Path], seconds: float, threads: int, images: str, out: Path) -> None:
+def _check(path: Optional[Path], out: Path, settings: Settings) -> None:
+    """Raise InputError for a missing bundle or a setting out of its range."""
     if path is None:
         raise InputError("name the bundle to measure: python3 -m device bundle.pyz")
     if not path.is_file():
         raise InputError(f"There is no file {path}")
-    if not 0 < seconds < float("inf"):
-        raise InputError(f"--seconds must be more than 0, and is {seconds}")
-    if threads < 1:
-        raise InputError(f"--threads must be at least 1, and is {threads}")
-    if images != "all" and not (images.isdecimal() and int(images) > 0):
-        raise InputError(f"--images must be a number from 1 or 'all', and is {images}")
+    if not 0 < settings.seconds < float("inf"):
+        raise InputError(f"--seconds must be more than 0, and is {settings.seconds}")
+    if settings.threads < 1:
+        raise InputError(f"--threads must be at least 1, and is {settings.threads}")
+    if settings.images != "all" and not (settings.images.isdecimal() and int(settings.images) > 0):
+        raise InputError(f"--images must be a number from 1 or 'all', and is {settings.images}")
     folder = out.resolve().parent
     if not folder.is_dir() or out.is_dir():
         raise InputError(f"--out must name a file in a folder that exists, and is {out}")
@@ -229,6 +281,7 @@ def _check(path: Optional[Path], seconds: float, threads: int, images: str, out:
 
 
 def _cells(row: Dict[str, Any]) -> List[str]:
+    """The cells of a row, in the order of ``COLUMNS``."""
     latency, degrees, watts, energy = (
         row[k] for k in ("latency_ms", "temperature_celsius", "power_watts", "energy_uj")
     )
@@ -243,9 +296,13 @@ def _cells(row: Dict[str, Any]) -> List[str]:
 
 
 def _write(path: Path, content: Dict[str, Any]) -> None:
+    """Write the results whole or not at all; the board has no other module of this project for that."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        with part.open("w") as file:
+            file.write(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a board is often switched off without a shutdown
         os.replace(str(part), str(path))
     finally:
         if part.exists():

@@ -1,17 +1,17 @@
-"""The inference runtimes, each loaded only for a file that needs it."""
+"""The inference runtimes; each is imported only for a file that needs it."""
 
 import ctypes
 import ctypes.util
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-WORKSPACE_BYTES = 1 << 28  # that TensorRT may use while it builds; a Jetson Nano has 2 or 4 GB in all
+WORKSPACE_BYTES = 1 << 28  # memory that TensorRT may use while it builds; a Jetson Nano has 2 or 4 GB in all
 
 
 class NoRuntimeError(Exception):
-    """This machine has nothing that runs the file; the message says what is missing."""
+    """No runtime of this machine runs the file; the message says what is missing."""
 
 
 class RefusedError(Exception):
@@ -22,9 +22,9 @@ class Loaded(NamedTuple):
     """A file in its runtime.
 
     Attributes:
-        run: Logits ``[n, classes]`` (float32) of images ``[n, c, h, w]`` (float32, normalized).
-        batch: How many images a call takes; None for any number.
-        runtime: Its name and version.
+        run: Turns normalized images ``[n, c, h, w]`` (float32) into logits ``[n, classes]`` (float32).
+        batch: Number of images that a call takes; None for any number.
+        runtime: Name and version of the runtime.
     """
 
     run: Callable[[np.ndarray], np.ndarray]
@@ -32,31 +32,33 @@ class Loaded(NamedTuple):
     runtime: str
 
 
-def load(path: Path, runtime: str, precision: str, shape: Sequence[int], threads: int) -> Loaded:
+def load(
+    path: Path, runtime: Dict[str, Optional[str]], computes: Sequence[str], shape: Sequence[int], threads: int
+) -> Loaded:
     """Load a model file in the runtime that its ending names.
 
     Args:
         path: ``.tensorrt.onnx``, ``.onnx``, ``.tflite``, ``.xml`` (beside its ``.bin``) or ``.pt2``.
-        runtime: As its row calls it: an ``.onnx`` file may be one for TensorRT.
-        precision: As its row calls it: ``float32``, ``int8``, ...
-        shape: Of an image, ``(channels, height, width)``.
-        threads: For the processor.
+        runtime: ``name``, ``provider`` and ``stands_in_for`` as in the model's row on the host; they tell an ``.onnx``
+            file for TensorRT from others.
+        computes: Number formats of the arithmetic: ``float32``, ``int8``, ...
+        shape: Shape of an image, ``(channels, height, width)``.
+        threads: Number of processor threads.
 
     Raises:
-        NoRuntimeError: Nothing here runs such files.
-        RefusedError: It is no model, or one that this version of the runtime does not take.
+        NoRuntimeError: No runtime here runs such files.
+        RefusedError: The file is no model, or one that this version of the runtime does not take.
     """
+    intended = runtime["stands_in_for"] or runtime["name"]
     try:
-        if path.name.endswith(".onnx") and (
-            runtime.rpartition(" for ")[2] == "tensorrt" or path.name.endswith(".tensorrt.onnx")
-        ):
-            return _tensorrt(path, precision, shape)
+        if path.suffix == ".onnx" and (intended == "tensorrt" or path.name.endswith(".tensorrt.onnx")):
+            return _tensorrt(path, computes, shape)
         if path.suffix == ".onnx":
-            return _onnxruntime(path, threads, runtime.partition(" with ")[2] or "CPUExecutionProvider")
+            return _onnxruntime(path, threads, runtime["provider"] or "CPUExecutionProvider")
         if path.suffix == ".tflite":
             return _tflite(path, shape, threads)
         if path.suffix == ".xml":
-            return _openvino(path, precision, threads)
+            return _openvino(path, computes, threads)
         if path.suffix == ".pt2":
             return _torch(path, threads)
     except (NoRuntimeError, RefusedError):
@@ -95,11 +97,11 @@ def _tflite(path: Path, shape: Sequence[int], threads: int) -> Loaded:
     found, (channels, height, width) = tuple(int(size) for size in image["shape"]), shape
     if found[1:] not in ((channels, height, width), (height, width, channels)):
         raise RefusedError(f"its input is {list(found)}, and the images are {list(shape)}")
-    last = found[1:] != (channels, height, width)  # channels last
+    channels_last = found[1:] != (channels, height, width)
 
     def run(images: np.ndarray) -> np.ndarray:
-        arranged = np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if last else images
-        interpreter.set_tensor(image["index"], quantized(arranged, image["dtype"], image["quantization"]))
+        ordered = np.ascontiguousarray(images.transpose(0, 2, 3, 1)) if channels_last else images
+        interpreter.set_tensor(image["index"], quantized(ordered, image["dtype"], image["quantization"]))
         interpreter.invoke()
         return dequantized(interpreter.get_tensor(logits["index"]), logits["quantization"])
 
@@ -107,7 +109,7 @@ def _tflite(path: Path, shape: Sequence[int], threads: int) -> Loaded:
 
 
 def _tflite_interpreter() -> Tuple[Any, str]:
-    """The interpreter of whichever package is there, and its name and version."""
+    """The interpreter of the first of three packages that is there, and the package's name and version."""
     try:
         import tflite_runtime
         from tflite_runtime.interpreter import Interpreter
@@ -131,7 +133,7 @@ def _tflite_interpreter() -> Tuple[Any, str]:
 
 
 def quantized(images: np.ndarray, dtype: Any, parameters: Tuple[float, int]) -> np.ndarray:
-    """``images / scale + zero_point`` rounded and clipped into an integer ``dtype``; a float type is only cast to."""
+    """``images / scale + zero_point``, rounded and clipped, if ``dtype`` is an integer; else ``images`` cast to it."""
     if not np.issubdtype(dtype, np.integer):
         return images.astype(dtype)
     scale, zero_point = parameters
@@ -140,20 +142,20 @@ def quantized(images: np.ndarray, dtype: Any, parameters: Tuple[float, int]) -> 
 
 
 def dequantized(logits: np.ndarray, parameters: Tuple[float, int]) -> np.ndarray:
-    """``(logits - zero_point) * scale`` where ``logits`` are integers, as float32."""
+    """``(logits - zero_point) * scale`` as float32 if ``logits`` are integers; else ``logits`` as float32."""
     if not np.issubdtype(logits.dtype, np.integer):
         return logits.astype(np.float32)
     scale, zero_point = parameters
     return (logits.astype(np.float32) - zero_point) * np.float32(scale)
 
 
-def _openvino(path: Path, precision: str, threads: int) -> Loaded:
+def _openvino(path: Path, computes: Sequence[str], threads: int) -> Loaded:
     try:
         import openvino
     except ImportError as error:
         raise _missing("openvino", "python3 -m pip install openvino", error)
     core = openvino.Core()
-    wanted = "bf16" if "bf16" in precision else "f32"
+    wanted = "bf16" if "bf16" in computes else "f32"
     settings = {
         "INFERENCE_PRECISION_HINT": wanted,
         "INFERENCE_NUM_THREADS": threads,
@@ -161,12 +163,12 @@ def _openvino(path: Path, precision: str, threads: int) -> Loaded:
         "PERFORMANCE_HINT": "LATENCY",
     }
     if "DYNAMIC_QUANTIZATION_GROUP_SIZE" in core.get_property("CPU", "SUPPORTED_PROPERTIES"):
-        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # else dense layers of stored integers compute in int8
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0  # or dense layers of stored integers compute in int8
     model = core.read_model(str(path))
     compiled = core.compile_model(model, "CPU", settings)
-    computes = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    if computes != wanted:
-        raise NoRuntimeError(f"it is to compute in {wanted}, and this processor computes in {computes}")
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if found != wanted:
+        raise NoRuntimeError(f"the model is to compute in {wanted}, and this processor computes in {found}")
     request = compiled.create_infer_request()
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -195,7 +197,7 @@ def _torch(path: Path, threads: int) -> Loaded:
 
 
 def make_floats_of_weights(network: Any) -> None:
-    """Make float32 of stored weights once instead of in each call, in place."""
+    """Convert stored weights to float32 now instead of in each call, in place."""
     import operator
 
     import torch
@@ -203,8 +205,8 @@ def make_floats_of_weights(network: Any) -> None:
     for number, node in enumerate(list(network.graph.nodes)):
         sources = node.all_input_nodes
         name = getattr(node.target, "__name__", "")
-        stores = bool(sources) and all(source.op == "get_attr" for source in sources)
-        if not stores or not name.startswith(("dequantize_", "to.dtype")):
+        reads_stored = bool(sources) and all(source.op == "get_attr" for source in sources)
+        if not reads_stored or not name.startswith(("dequantize_", "to.dtype")):
             continue
         stored = {source: operator.attrgetter(source.target)(network) for source in sources}
         arguments = torch.fx.node.map_arg(node.args, stored.__getitem__)
@@ -217,8 +219,8 @@ def make_floats_of_weights(network: Any) -> None:
     network.recompile()
 
 
-def _tensorrt(path: Path, precision: str, shape: Sequence[int]) -> Loaded:
-    """Build an engine with the Python interface of TensorRT 8.2; float files are built in FP16 where the GPU has it."""
+def _tensorrt(path: Path, computes: Sequence[str], shape: Sequence[int]) -> Loaded:
+    """Build an engine with the Python interface of TensorRT 8.2, in FP16 if the GPU has it."""
     try:
         import tensorrt
     except ImportError as error:
@@ -234,9 +236,11 @@ def _tensorrt(path: Path, precision: str, shape: Sequence[int]) -> Loaded:
     config.max_workspace_size = WORKSPACE_BYTES
     if builder.platform_has_fast_fp16:
         config.set_flag(tensorrt.BuilderFlag.FP16)
-    if precision.startswith("int8"):
+    if "int8" in computes:
         if not builder.platform_has_fast_int8:
-            raise NoRuntimeError("it computes in INT8, for which this GPU has no units (a Jetson Nano has FP16)")
+            raise NoRuntimeError(
+                "the model computes in INT8, and this GPU has no units for that (a Jetson Nano has FP16)"
+            )
         config.set_flag(tensorrt.BuilderFlag.INT8)
     one = (1,) + tuple(shape)
     image = network.get_input(0)
@@ -246,7 +250,7 @@ def _tensorrt(path: Path, precision: str, shape: Sequence[int]) -> Loaded:
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RefusedError("TensorRT builds no engine of it")
+        raise RefusedError("TensorRT builds no engine from the file")
     runtime = tensorrt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     context = engine.create_execution_context()
@@ -258,10 +262,10 @@ def _tensorrt(path: Path, precision: str, shape: Sequence[int]) -> Loaded:
     bindings[1 - at] = cuda.allocate(logits.nbytes)
 
     def run(images: np.ndarray) -> np.ndarray:
-        """The images' way to the GPU and back is part of it."""
+        """Run the engine; the copies to the GPU and back are part of the call."""
         cuda.to_device(bindings[at], np.ascontiguousarray(images, np.float32))
         if not context.execute_v2(bindings):
-            raise RefusedError("TensorRT does not execute its engine")
+            raise RefusedError("TensorRT cannot execute its engine")
         cuda.from_device(logits, bindings[1 - at])
         return logits.copy()
 
@@ -270,7 +274,7 @@ def _tensorrt(path: Path, precision: str, shape: Sequence[int]) -> Loaded:
 
 
 class _Cuda:
-    """The four calls of CUDA's runtime library that TensorRT needs; JetPack has no Python package for them."""
+    """The calls of CUDA's runtime library that TensorRT needs; JetPack has no Python package for them."""
 
     def __init__(self) -> None:
         name = ctypes.util.find_library("cudart") or "libcudart.so"
@@ -280,7 +284,7 @@ class _Cuda:
             raise _missing("CUDA's runtime library (libcudart)", "it comes with JetPack", error)
 
     def allocate(self, size_bytes: int) -> int:
-        """The address of so many bytes of the GPU's memory, kept until the process ends."""
+        """Allocate GPU memory until the process ends, and return its address."""
         address = ctypes.c_void_p()
         self._check(self._library.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size_bytes)))
         return int(address.value or 0)
@@ -301,7 +305,7 @@ class _Cuda:
 
 
 def _missing(name: str, remedy: str, error: Exception) -> NoRuntimeError:
-    """A package that is not there is one thing; one that is there and cannot be imported says why."""
+    """The error for a package that is not installed, or is installed and cannot be imported."""
     why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be used ({_first_line(error)})"
     return NoRuntimeError(f"{name} {why}: {remedy}")
 

@@ -1,4 +1,4 @@
-"""Temperature, clock mode and energy, from the files in which Linux shows them."""
+"""Temperature, clock mode and energy, read from the files in which Linux shows them."""
 
 import re
 import subprocess
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 SYS = "/sys"
-# Always reads 100 degrees on a Jetson Nano: a constant, not a sensor.
+# On a Jetson Nano this zone always reads 100 degrees: a constant, not a sensor.
 NO_SENSOR = ("PMIC-Die",)
-PLAUSIBLE = (0.0, 150.0)  # degrees; sensors that are switched off show what lies outside
-SAMPLED_EVERY = 0.01  # seconds between two readings of power
+PLAUSIBLE = (0.0, 150.0)  # degrees; a sensor that is switched off shows a value outside
+SAMPLING_SECONDS = 0.01  # between two readings of power
 
 
 def temperature_celsius(sys: str = SYS) -> Optional[float]:
-    """The hottest thermal zone; None where the machine shows none."""
+    """Temperature of the hottest thermal zone; None if the machine shows none."""
     found = []
     for pattern in ("class/thermal/thermal_zone*", "devices/virtual/thermal/thermal_zone*"):
         for zone in Path(sys).glob(pattern):
@@ -27,9 +27,9 @@ def temperature_celsius(sys: str = SYS) -> Optional[float]:
 
 
 def clock_mode(sys: str = SYS) -> Optional[str]:
-    """The power mode of a Jetson (``nvpmodel -q``), else the governor of the first processor; None for neither."""
+    """A Jetson's power mode (``nvpmodel -q``), else the governor of the first processor; None if there is neither."""
     try:
-        said = subprocess.run(
+        printed = subprocess.run(
             ["nvpmodel", "-q"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -38,22 +38,22 @@ def clock_mode(sys: str = SYS) -> Optional[str]:
             check=False,
         ).stdout.decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    mode = re.search(r"NV Power Mode:\s*(\S+)", said)
+        printed = ""
+    mode = re.search(r"NV Power Mode:\s*(\S+)", printed)
     return mode.group(1) if mode else _text(Path(sys) / "devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 class EnergyMeter:
-    """Energy between ``start`` and ``stop``, of the whole board or processor, whoever uses it.
+    """Energy between ``start`` and ``stop`` of the whole board or processor, with everything that runs on it.
 
-    On a Jetson the power at the board's input (all rails where none is the input), sampled by a thread; elsewhere what
-    the processor packages count by themselves.
+    On a Jetson, a thread samples the power at the board's input (or of all rails if none is the input); on other
+    machines, the processor packages count their energy themselves.
 
     Args:
-        sys: Where the system shows its sensors.
+        sys: Folder in which the system shows its sensors.
 
     Attributes:
-        source: ``INA3221``, ``RAPL``, or None where neither can be read.
+        source: ``INA3221``, ``RAPL``, or None if neither can be read.
     """
 
     def __init__(self, sys: str = SYS) -> None:
@@ -66,17 +66,17 @@ class EnergyMeter:
         self._thread: Optional[threading.Thread] = None
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         if self._rails:
             self._samples = []
             self._stopped.clear()
             self._sample()
-            self._thread = threading.Thread(target=self._go_on_sampling, daemon=True)
+            self._thread = threading.Thread(target=self._keep_sampling, daemon=True)
             self._thread.start()
         self._before = [_number(package / "energy_uj") for package in self._packages]
 
     def stop(self) -> Optional[float]:
-        """Joules since ``start``; None without a sensor, or where it can no longer be read."""
+        """Joules since ``start``; None if there is no sensor, or it can no longer be read."""
         if self._thread is not None:
             self._stopped.set()
             self._thread.join()
@@ -85,8 +85,8 @@ class EnergyMeter:
             return self._sampled_joules()
         return self._counted_joules()
 
-    def _go_on_sampling(self) -> None:
-        while not self._stopped.wait(SAMPLED_EVERY):
+    def _keep_sampling(self) -> None:
+        while not self._stopped.wait(SAMPLING_SECONDS):
             self._sample()
 
     def _sample(self) -> None:
@@ -109,7 +109,7 @@ class EnergyMeter:
 
 
 def _rails(sys: Path) -> List[Path]:
-    """Where a Jetson shows the power of its input in mW; of all its rails where none is called an input."""
+    """Files with the power in mW of a Jetson's input; of all its rails if none is called an input."""
     readable = [
         path
         for path in sorted(sys.glob("bus/i2c/drivers/ina3221x/*/iio:device*/in_power*_input"))
@@ -123,7 +123,7 @@ def _rails(sys: Path) -> List[Path]:
 
 
 def _packages(sys: Path) -> List[Path]:
-    """Processor packages whose counter can be read; their parts and the sum over a platform count the same again."""
+    """Processor packages whose counter can be read; parts and the platform, which count the same, are left out."""
     zones = [zone for zone in sorted(sys.glob("class/powercap/intel-rapl:*")) if zone.name.count(":") == 1]
     return [
         zone

@@ -1,24 +1,24 @@
-"""How long single calls take, once a machine has settled."""
+"""Timing single calls after a warm-up."""
 
 import time
 from typing import Callable, Dict, List, Optional
 
 import numpy as np
 
-BLOCK_CALLS = 10  # of a block in the warm-up, at the least
-BLOCK_SHARE = 0.05  # of the warm-up's limit that a block lasts at the least
+BLOCK_CALLS = 10  # least number of calls in a block of the warm-up
+BLOCK_SHARE = 0.05  # least duration of a block, as a share of the warm-up's limit
 
 
 def warm_up(call: Callable[[], object], limit_seconds: float = 2.0, within: float = 0.03) -> bool:
-    """Call until the medians of two successive blocks of calls agree, or the time is over.
+    """Call until the medians of two successive blocks of calls agree, or the time limit is reached.
 
     Args:
-        call: What will be timed.
-        limit_seconds: After which the warm-up ends anyway; one call is made at the least.
+        call: The call that will be timed.
+        limit_seconds: Time limit; at least one call is made.
         within: Largest difference of the two medians, as a share of the earlier one.
 
     Returns:
-        Whether they agreed.
+        Whether the medians agreed.
     """
     end = time.perf_counter() + limit_seconds
     before: Optional[float] = None
@@ -39,12 +39,12 @@ def timed(call: Callable[[], object], seconds: float, least_runs: int = 50) -> L
     """Time single calls, one after the other.
 
     Args:
-        call: What is timed.
-        seconds: To spend on it.
-        least_runs: Calls at the least, however long they take.
+        call: The call.
+        seconds: Time to spend.
+        least_runs: Least number of calls, however long they take.
 
     Returns:
-        Seconds of each call.
+        Seconds that each call took.
     """
     times: List[float] = []
     end = time.perf_counter() + seconds

@@ -1,22 +1,23 @@
-"""Several methods, one after the other; none is the baseline."""
+"""Several methods, one after the other; no method is the baseline."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from src.contracts import Method
+from src.contracts import Method, as_method
 
 
 class Chain:
     """Steps in the order of their keys; each is a stage of its own.
 
     Args:
-        name: What result rows call it.
-        steps: Methods by step name; empty leaves the baseline as it is.
+        name: Name of the chain in result rows.
+        steps: Methods by step name; no step leaves the baseline as it is.
 
     Raises:
-        ValueError: It has no usable name, a step is no method, or one follows one whose result nothing can change.
+        ValueError: The name is missing or no file can have it, a step is no method, or a step follows one after which
+            no step can come.
     """
 
     name: str
@@ -31,39 +32,45 @@ class Chain:
             )
         if steps and name == "baseline":
             raise ValueError("name must not be baseline: that is what the network before all steps is called")
-        for step, method in steps.items():
-            if isinstance(method, Chain):
-                inner = ", ".join(method.steps) or "no step"
-                raise ValueError(f"steps.{step} is itself a chain ({inner}): list its steps here in its place")
-            if not isinstance(method, Method):
-                raise ValueError(f"steps.{step} is a {type(method).__name__}, which has no compress(model, context)")
-        names = list(steps)
-        for at, step in enumerate(names[:-1]):
-            reason = getattr(steps[step], "ends_chain", None)
-            if reason is not None:
-                order = [*names[:at], *names[at + 1 :], step]
-                ending = [name for name in names if getattr(steps[name], "ends_chain", None)]
-                if len(ending) > 1:
-                    raise ValueError(
-                        f"steps.{names[at + 1]} cannot follow steps.{step}: {reason}. Only one of {', '.join(ending)} "
-                        f"can be there, as the last step"
-                    )
-                raise ValueError(
-                    f"steps.{names[at + 1]} cannot follow steps.{step}: {reason}. This order works: {', '.join(order)}"
-                )
         self.name = name
-        self.steps = dict(steps)
+        self.steps = {step: _checked(step, method) for step, method in steps.items()}
+        _require_order(self.steps)
+
+
+def _checked(step: str, method: Method | Chain) -> Method:
+    """A step as a method; a user's object needs only ``compress``."""
+    if isinstance(method, Chain):
+        inner = ", ".join(method.steps) or "no step"
+        raise ValueError(f"steps.{step} is itself a chain ({inner}): list its steps here in its place")
+    try:
+        return as_method(method)
+    except TypeError as error:
+        raise ValueError(f"steps.{step} is {error}") from error
+
+
+def _require_order(steps: Mapping[str, Method]) -> None:
+    """Raise ValueError, with an order that works, if a step follows one that ends a chain."""
+    names = list(steps)
+    for place, step in enumerate(names[:-1]):
+        reason = steps[step].ends_chain
+        if reason is None:
+            continue
+        refused = f"steps.{names[place + 1]} cannot follow steps.{step}: {reason}"
+        ending = [name for name in names if steps[name].ends_chain]
+        if len(ending) > 1:
+            raise ValueError(f"{refused}. Only one of {', '.join(ending)} can be used, as the last step")
+        order = [*names[:place], *names[place + 1 :], step]
+        raise ValueError(f"{refused}. This order works: {', '.join(order)}")
 
 
 def undone(steps: Mapping[str, Method]) -> list[str]:
-    """One line for each step that cannot keep what an earlier one makes."""
+    """List which steps cannot keep what an earlier step makes, with the reason; one line each."""
     lines = []
-    for at, (later, method) in enumerate(steps.items()):
-        reasons: Mapping[str, str] = getattr(method, "undoes", {})
-        for earlier, before in list(steps.items())[:at]:
+    for place, (later, method) in enumerate(steps.items()):
+        for earlier, before in list(steps.items())[:place]:
             lines += [
-                f"{later} undoes the {what} of {earlier}: {reasons[what]}"
-                for what in getattr(before, "makes", ())
-                if what in reasons
+                f"{later} undoes the {property_} of {earlier}: {method.undoes[property_]}"
+                for property_ in before.makes
+                if property_ in method.undoes
             ]
     return lines

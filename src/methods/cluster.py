@@ -1,90 +1,101 @@
-"""Weight sharing: a few values a layer, found by k-means and fine-tuned."""
+"""Weight sharing: a few values for each layer, found by k-means and fine-tuned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Context, NoEffectError, StepCallback
+from src.contracts import Compressed, Context, Method, NoEffectError, Recipe, StepCallback
 from src.primitives.codebooks import Start, fit_codebook, share
 from src.primitives.folding import fold, fold_batch_norm
-from src.primitives.keeping import MOST, label_members, member_sums, shared_values
+from src.primitives.keeping import MOST_VALUES, label_members, member_sums, shared_values
 from src.primitives.layers import per_layer, weight_names, without
 
-MOST_BITS = MOST.bit_length() - 1
+MOST_BITS = MOST_VALUES.bit_length() - 1
 
 
-class Cluster:
-    """Replace the weights of each layer by few values, then fine-tune these values.
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Method):
+    """Replace the weights of each layer by a few values, then fine-tune these values.
 
-    Batch normalization is folded first: folded later, as every export does, it would make a value of its own of each
-    pair (value, channel). Zeros are a cluster of their own that nothing moves, so that sparsity survives.
+    Batch normalization is folded first. If it were folded later, as every export does, each pair (value, channel)
+    would become a value of its own. Zeros are a cluster of their own that nothing moves, so sparsity is kept.
 
-    Args:
-        clusters: Distinct values a layer may have, zero included; or one number for each pattern of weight names; None
-            where ``bits`` says it.
-        bits: The same as a power of two: ``2^bits`` values; None where ``clusters`` says it.
-        start: Where centroids begin.
-        iterations: Of Lloyd's algorithm, at most.
+    Attributes:
+        clusters: Number of distinct values of a layer, zero included; or one number for each pattern of weight names;
+            None if ``bits`` is given.
+        bits: The same as a power of two: ``2^bits`` values; None if ``clusters`` is given.
+        start: Chooses the first centroids.
+        iterations: The most iterations of Lloyd's algorithm, at least 1.
         ignored: Patterns of weight names that are left as they are.
-        fine_tune: How centroids are trained, each by the summed gradient of its members; None leaves them. Not with
-            SGD: a sum over thousands of members is thousands of times the step that its rate was chosen for. Adam's
-            steps are of one size, whatever the gradient's.
+        fine_tune: How centroids are trained, each by the summed gradient of its members; None leaves them. SGD is
+            refused: a sum over thousands of members is a step thousands of times as large as its learning rate was
+            chosen for. Adam's steps have one size, whatever the size of the gradient.
 
     Paper: Han et al. 2016, arXiv:1510.00149, section 3.
     """
 
+    clusters: int | Mapping[str, int] | None
+    bits: int | Mapping[str, int] | None
+    start: Start
+    iterations: int
+    ignored: Sequence[str]
+    fine_tune: Recipe | None
+
     makes = ("shared values",)
 
-    def __init__(
-        self,
-        *,
-        clusters: int | Mapping[str, int] | None,
-        bits: int | Mapping[str, int] | None,
-        start: Start,
-        iterations: int,
-        ignored: Sequence[str],
-        fine_tune: Any,
-    ) -> None:
-        if (clusters is None) == (bits is None):
+    def __post_init__(self) -> None:
+        if (self.clusters is None) == (self.bits is None):
             raise ValueError("clusters or bits must be given, and the other one be null")
-        if bits is not None:
-            for count in bits.values() if isinstance(bits, Mapping) else [bits]:
-                _require_whole("bits", count, MOST_BITS)
-            clusters = {name: 2**n for name, n in bits.items()} if isinstance(bits, Mapping) else 2**bits
-        assert clusters is not None
-        for count in clusters.values() if isinstance(clusters, Mapping) else [clusters]:
-            _require_whole("clusters", count, MOST)
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, and is {iterations}")
-        if _is_sgd(getattr(fine_tune, "optimizer", None)):
+        for count in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
+            _require_count("bits", count, MOST_BITS)
+        for count in self.clusters.values() if isinstance(self.clusters, Mapping) else [self.clusters]:
+            _require_count("clusters", count, MOST_VALUES)
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, and is {self.iterations}")
+        if self.fine_tune is not None and _is_sgd(self.fine_tune.optimizer):
             raise ValueError(
                 "fine_tune.optimizer is SGD, whose steps the summed gradients of centroids make far too large: choose "
                 "Adam (fine_tune_adam, or fine_tune_adam_distilled under teachers)"
             )
-        self.clusters, self.start, self.iterations = clusters, start, iterations
-        self.ignored, self.fine_tune = list(ignored), fine_tune
-        self._folded: list[tuple[str, str]] = []
 
-    def compress(self, model: nn.Module, context: Context) -> nn.Module:
-        """Share weights; raises NoEffectError where every layer has no more values already."""
+    def compress(self, model: nn.Module, context: Context) -> Compressed:
+        """Share weights, in place.
+
+        Raises:
+            NoEffectError: No layer has more values than it may have.
+            ValueError: A pattern matches nothing, or a layer with zeros may have only one value.
+        """
         names = without(weight_names(model), self.ignored)
-        clusters = per_layer(self.clusters, names, "clusters")
-        self._folded = fold_batch_norm(model.eval(), context.example_input)
-        changed = 0
-        for name in names:
-            changed += self._share(name, model.get_parameter(name), clusters[name], context.seed)
-        if not changed:
+        counts = self._value_counts(names)
+        folded = fold_batch_norm(model.eval(), context.example_input)
+        changed = [self._share(name, model.get_parameter(name), counts[name], context.seed) for name in names]
+        if not any(changed):
             raise NoEffectError("every layer has no more values than clusters asks for: nothing would be shared")
         if self.fine_tune is not None:
             context.fine_tune(model, self.fine_tune, callbacks=[SumOfMembers(model, names)])
-        return model
+        return Compressed(model, {"folded": [list(pair) for pair in folded]})
+
+    def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
+        """Fold batch normalization as recorded."""
+        return fold(model.eval(), structure["folded"])
+
+    def _value_counts(self, names: Sequence[str]) -> dict[str, int]:
+        """The number of distinct values that each weight may have."""
+        if self.bits is None:
+            assert self.clusters is not None
+            return per_layer(self.clusters, names, "clusters")
+        bits: dict[str, int] = per_layer(self.bits, names, "bits")
+        return {name: 2**count for name, count in bits.items()}
 
     @torch.no_grad()
     def _share(self, name: str, weight: Tensor, clusters: int, seed: int) -> bool:
+        """Replace the values of a weight in place by ``clusters`` ones; return whether that changed any."""
         zero = weight == 0
         left = clusters - bool(zero.any())
         values = weight[~zero]
@@ -97,28 +108,27 @@ class Cluster:
         weight.copy_(share(weight, codebook).masked_fill_(zero, 0.0))
         return not torch.equal(before, weight)
 
-    def structure(self, model: nn.Module) -> dict[str, Any]:
-        """The folded pairs."""
-        return {"folded": [list(pair) for pair in self._folded]}
 
-    def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Fold as recorded."""
-        return fold(model.eval(), [(layer, norm) for layer, norm in structure["folded"]])
-
-
-def _require_whole(name: str, count: Any, most: int) -> None:
+def _require_count(name: str, count: Any, most: int) -> None:
+    """Raise ValueError unless ``count`` is None or a whole number from 1 to ``most``."""
+    if count is None:
+        return
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
         raise ValueError(f"{name} must be a whole number from 1 to {most}, and is {count}")
 
 
 def _is_sgd(optimizer: Any) -> bool:
     """Whether it is ``torch.optim.SGD`` or a partial of it."""
-    made = getattr(optimizer, "func", optimizer)
-    return isinstance(made, type) and issubclass(made, torch.optim.SGD)
+    optimizer_class = optimizer.func if isinstance(optimizer, partial) else optimizer
+    return isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.SGD)
 
 
 class SumOfMembers(StepCallback):
-    """Give each member of a cluster the gradient of its centroid, which is the sum over all members.
+    """Gives each member of a cluster the gradient of its centroid, which is the sum over all members.
+
+    Args:
+        model: Its weights share values, as they are now.
+        names: Names of the weights.
 
     Paper: Han et al. 2016, arXiv:1510.00149, equation 3.
     """

@@ -1,90 +1,99 @@
-"""Regularization-based pruning by NNCF: which weights go is learned beside the weights themselves."""
+"""Regularization-based pruning by NNCF: the network learns which weights go while it learns the weights themselves."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Context, Loss, StepCallback, TaughtLoss
+from src.contracts import Compressed, Context, Loss, Method, Recipe, StepCallback, TaughtLoss
 from src.methods import _nncf
+from src.primitives.distributions import Global
 from src.primitives.layers import without
-from src.primitives.masks import keep_largest, kept, require_more_zeros
+from src.primitives.masks import require_more_zeros
+from src.primitives.schedules import Schedule
 
 
-class PruneRegularized:
-    """Learn for each weight whether it stays, under a penalty on how many do, while the network is fine-tuned.
+@dataclass(frozen=True, kw_only=True)
+class PruneRegularized(Method):
+    """Learn for each weight whether it stays, under a penalty on the number that stay, while the network is fine-tuned.
 
-    NNCF holds a logit for each weight, masks by it with noise and penalises a density that is not the schedule's. At
-    the end the weights of the highest logits stay, exactly as many as asked, ties by index.
+    NNCF holds a gate with a logit for each weight, opens and closes gates with noise, and penalizes a density that is
+    not the schedule's. At the end the weights of the highest logits stay, exactly as many as the sparsity says; of
+    equal logits the one with the lower index stays.
 
-    Args:
-        sparsity: Share of zeros over all weights at the end, in (0, 1).
-        schedule: Share of the fine-tuning done and the final sparsity to the sparsity now.
-        strength: Of the penalty ``((density - asked) / strength)^2``, more than 0: the smaller the stricter.
-        swing: How far a logit (4.6 at the start, pruned below 0) can move in the whole fine-tuning.
+    The penalty's gradient is the same for all logits; the loss's gradient tells them apart. Both are brought to one
+    size: the sign of the mean gradient moves all logits, the standardized rest moves each by itself. This keeps no
+    state that an interruption could lose.
+
+    Attributes:
+        sparsity: Share of zeros over the prunable weights at the end, in (0, 1).
+        schedule: Turns the share of the fine-tuning that is done, and the final sparsity, into the sparsity now.
+        strength: Divisor in the penalty ``((density - wanted density) / strength)^2``, more than 0; the smaller it is,
+            the stricter the penalty.
+        swing: How far a logit (4.6 at the start, pruned below 0) can move in the whole fine-tuning, more than 0.
         ignored: Patterns of weight names that stay dense.
-        fine_tune: How the network is trained meanwhile.
+        fine_tune: How the network is trained while it learns which weights go; it cannot be None.
 
-    The penalty's gradient is the same for all logits, the loss's tells them apart. Both are brought to one size: the
-    sign of the mean moves all logits, the standardised rest each by itself. That keeps no state that a stop could lose.
-
-    Paper: Louizos et al. 2018, arXiv:1712.01312 (learned stochastic gates; NNCF's have no stretching); how logits move
-    is this project's.
+    Paper: Louizos et al. 2018, arXiv:1712.01312 (learned stochastic gates; NNCF's are not stretched). The way that
+    logits move is this project's.
     """
+
+    sparsity: float
+    schedule: Schedule
+    strength: float
+    swing: float
+    ignored: Sequence[str]
+    fine_tune: Recipe
 
     makes = ("zeros",)
 
-    def __init__(
-        self,
-        *,
-        sparsity: float,
-        schedule: Callable[[float, float], float],
-        strength: float,
-        swing: float,
-        ignored: Sequence[str],
-        fine_tune: Any,
-    ) -> None:
-        if not 0 < sparsity < 1:
-            raise ValueError(f"sparsity must be in (0, 1), and is {sparsity}")
-        for name, value in {"strength": strength, "swing": swing}.items():
+    def __post_init__(self) -> None:
+        if not 0 < self.sparsity < 1:
+            raise ValueError(f"sparsity must be in (0, 1), and is {self.sparsity}")
+        for name, value in {"strength": self.strength, "swing": self.swing}.items():
             if not value > 0:
                 raise ValueError(f"{name} must be more than 0, and is {value}")
-        if fine_tune is None:
-            raise ValueError("fine_tune is missing: what goes is learned while the network is trained")
-        if getattr(fine_tune, "keep", "last") != "last":
-            raise ValueError("fine_tune.keep must be last: an earlier epoch has not learned yet what goes")
-        self.sparsity, self.schedule, self.strength, self.swing = sparsity, schedule, strength, swing
-        self.ignored, self.fine_tune = list(ignored), fine_tune
+        if self.fine_tune is None:
+            raise ValueError("fine_tune is missing: the network learns while it is trained which weights go")
+        if self.fine_tune.keep != "last":
+            raise ValueError("fine_tune.keep must be last: at an earlier epoch it is not yet learned which weights go")
 
-    def compress(self, model: nn.Module, context: Context) -> nn.Module:
-        """Prune ``model``; raises ValueError where a pattern matches no weight."""
-        held = _nncf.hold_logits(copy.deepcopy(model), context.example_input)
-        names = without(list(_nncf.logits_of(held)), self.ignored)
-        require_more_zeros(_nncf.weights_of(model, names), self.sparsity)
-        for name, logits in _nncf.logits_of(held).items():
+    def compress(self, model: nn.Module, context: Context) -> Compressed:
+        """Prune ``model`` in place; raises ValueError if a pattern matches no weight."""
+        gated = _nncf.attach_gates(copy.deepcopy(model), context.example_input)
+        names = without(list(_nncf.logits_of(gated)), self.ignored)
+        require_more_zeros({name: model.get_parameter(name) for name in names}, self.sparsity)
+        for name, logits in _nncf.logits_of(gated).items():
             logits.requires_grad_(name in names)
-        penalty = _nncf.density_penalty(held, self.strength)
-        moving = _Logits(self, names, penalty)
-        context.fine_tune(held, self.fine_tune, callbacks=[moving], loss=_Penalised(self.fine_tune.loss, penalty))
-        scores = {name: _nncf.logits_of(held)[name].detach() for name in names}
-        flat = torch.cat([score.flatten() for score in scores.values()])
-        model.load_state_dict(_nncf.plain_state(held))
-        zero = torch.cat([model.get_parameter(name).detach().flatten() == 0 for name in names])
-        mask = keep_largest(flat.masked_fill(zero, -torch.inf), kept(flat.numel(), self.sparsity))
-        with torch.no_grad():
-            for name, part in zip(names, mask.split([scores[name].numel() for name in names]), strict=True):
-                weight = model.get_parameter(name)
-                weight.mul_(part.view_as(weight))
-        return model
+        penalty = _nncf.density_penalty(gated, self.strength)
+        context.fine_tune(
+            gated,
+            self.fine_tune,
+            callbacks=[_LogitUpdate(self, names, penalty)],
+            loss=_PenalizedLoss(self.fine_tune.loss, penalty),
+        )
+        learned = _nncf.logits_of(gated)
+        model.load_state_dict(_nncf.plain_state(gated))
+        return Compressed(_keep_highest(model, {name: learned[name].detach() for name in names}, self.sparsity))
 
 
-class _Penalised:
-    """A loss and the density's penalty; teachers of the loss go on teaching."""
+@torch.no_grad()
+def _keep_highest(model: nn.Module, scores: dict[str, Tensor], sparsity: float) -> nn.Module:
+    """Set the weights of lowest score to zero, in place; those that are zero already count as the lowest."""
+    ranked = {name: score.masked_fill(model.get_parameter(name) == 0, -torch.inf) for name, score in scores.items()}
+    for name, mask in Global()(ranked, sparsity).items():
+        model.get_parameter(name).mul_(mask)
+    return model
+
+
+class _PenalizedLoss:
+    """A loss plus the penalty on the density; teachers of the loss stay in use."""
 
     def __init__(self, loss: Loss, penalty: Any) -> None:
         self.loss, self.penalty = loss, penalty
@@ -99,11 +108,11 @@ class _Penalised:
         if isinstance(self.loss, TaughtLoss):
             inner = self.loss.taught(student, before, example_input)
         with inner as bound:
-            yield _Penalised(bound, self.penalty)
+            yield _PenalizedLoss(bound, self.penalty)
 
 
-class _Logits(StepCallback):
-    """Tells the penalty of the schedule's sparsity and moves the logits, which the optimizer does not see."""
+class _LogitUpdate(StepCallback):
+    """Gives the penalty the schedule's sparsity, and moves the logits in place of the optimizer."""
 
     def __init__(self, method: PruneRegularized, names: Sequence[str], penalty: Any) -> None:
         self.method, self.names, self.penalty = method, names, penalty
@@ -121,10 +130,10 @@ class _Logits(StepCallback):
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, progress: float) -> None:
-        move = self.method.swing * (progress - self.progress)
+        distance = self.method.swing * (progress - self.progress)
         gradients = torch.cat([self.gradients[name].flatten() for name in self.names])
         mean, deviation = gradients.mean(), gradients.std().clamp(min=torch.finfo(gradients.dtype).tiny)
         logits = _nncf.logits_of(model)
         for name in self.names:
-            apart = ((self.gradients[name] - mean) / deviation).clamp(-3, 3)
-            logits[name].sub_(move * (mean.sign() + apart) / 2)
+            standardized = ((self.gradients[name] - mean) / deviation).clamp(-3, 3)
+            logits[name].sub_(distance * (mean.sign() + standardized) / 2)

@@ -1,103 +1,102 @@
-"""Weights, and activations where asked, of 1 to 16 bits on evenly spaced values, trained straight through."""
+"""Weights, and if wanted activations, of 1 to 16 bits on evenly spaced values, trained straight through."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from src.contracts import Context, Lowered, StoredWeight
+from src.contracts import Compressed, Context, Lowered, QuantizingMethod, Recipe, StoredWeight
 from src.primitives.allocations import Allocation
 from src.primitives.folding import fold, fold_batch_norm
 from src.primitives.keeping import shared_values
-from src.primitives.layers import per_layer, refuse_shared, weight_names, without
+from src.primitives.layers import layer_name, per_layer, refuse_shared, weight_names, without
 from src.primitives.quantizers import Affine, Grid, GridFit, check_bits, straight_through
 
+SAMPLE = 65_536  # values of a layer's input, of each calibration batch, to which its grid is fitted
 
-class QuantizeUniform:
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeUniform(QuantizingMethod):
     """Round weights to evenly spaced values; each layer may have its own number of bits.
 
     An affine grid has ``2^bits`` values, a symmetric one ``2^bits - 1`` (as many below zero as above, and zero), or two
     with one bit.
 
-    Batch normalization is folded first. A layer whose weights share values has one scale a tensor, so that they go on
-    sharing. A file holds weights of up to 8 bits as integers of 8; arithmetic stays in floats: it is smaller, not
-    faster. Ends a chain.
+    Batch normalization is folded first. If a layer's weights share values, each tensor has one scale, so that they
+    still share values. A file holds weights of up to 8 bits as integers of 8 bits, and computes in floats: it is
+    smaller, not faster. No step can follow.
 
-    Args:
-        bits: Of a weight: one number, one for each pattern of weight names, or an allocation that chooses.
-        activation_bits: Of each layer's input; None leaves activations as they are.
-        grid: Symmetric or affine, per channel or per tensor.
+    Attributes:
+        bits: Number of bits of a weight: one number, one for each pattern of weight names, or an allocation that
+            chooses.
+        activation_bits: Number of bits of each layer's input; None leaves activations as they are.
+        grid: Fits the grid of a weight: symmetric or affine, per channel or per tensor.
         ignored: Patterns of weight names that stay floats.
         fine_tune: How weights are trained under rounding; None rounds once.
 
     Paper: Nagel et al. 2021, arXiv:2106.08295, sections 2 to 4; straight-through: Bengio et al. 2013, arXiv:1308.3432.
     """
 
+    bits: int | Mapping[str, int] | Allocation
+    activation_bits: int | None
+    grid: GridFit
+    ignored: Sequence[str]
+    fine_tune: Recipe | None
+
     ends_chain = "its result has integer weights, which no further step can change"
 
-    def __init__(
-        self,
-        *,
-        bits: int | Mapping[str, int] | Allocation,
-        activation_bits: int | None,
-        grid: GridFit,
-        ignored: Sequence[str],
-        fine_tune: Any,
-    ) -> None:
-        fixed = list(bits.values()) if isinstance(bits, Mapping) else [] if callable(bits) else [bits]
-        possible = [*fixed, *getattr(bits, "choices", [])]
-        for count in fixed:
-            check_bits(count)
-        if activation_bits is not None:
-            check_bits(activation_bits, "activation_bits")
-        self.bits, self.activation_bits, self.grid = bits, activation_bits, grid
-        self.ignored, self.fine_tune = list(ignored), fine_tune
-        self.undoes = (
-            {} if all(grid.has_zero(count) for count in possible) else {"zeros": "one symmetric bit has no zero"}
-        )
-        self._folded: list[tuple[str, str]] = []
+    def __post_init__(self) -> None:
+        if not callable(self.bits):
+            for bits in self._possible_bits:
+                check_bits(bits)
+        if self.activation_bits is not None:
+            check_bits(self.activation_bits, "activation_bits")
 
-    def compress(self, model: nn.Module, context: Context) -> nn.Module:
-        """Quantize ``model``; raises ValueError where a budget cannot be kept or a pattern matches nothing."""
+    @property
+    def _possible_bits(self) -> Sequence[int]:
+        """The numbers of bits that a weight can get; empty if an allocation does not say."""
+        if callable(self.bits):
+            return cast("Sequence[int]", getattr(self.bits, "choices", ()))
+        return list(self.bits.values()) if isinstance(self.bits, Mapping) else [self.bits]
+
+    @property
+    def undoes(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Zeros, if a grid of one of the possible numbers of bits has none."""
+        has_zero = all(self.grid.has_zero(bits) for bits in self._possible_bits)
+        return {} if has_zero else {"zeros": "one symmetric bit has no zero"}
+
+    def compress(self, model: nn.Module, context: Context) -> Compressed:
+        """Quantize ``model`` in place; raises ValueError if a budget cannot be kept or a pattern matches nothing."""
         names = without(weight_names(model), self.ignored)
         refuse_shared(model, names, "quantizing would untie them; add it to ignored")
-        self._folded = fold_batch_norm(model.eval(), context.example_input)
-        bits = self._choose(model, names, context)
+        folded = fold_batch_norm(model.eval(), context.example_input)
+        bits = self._choose_bits(model, names, context)
         if self.activation_bits is not None:
             _quantize_inputs(model, names, self.activation_bits, context)
-        for name in names:
+        layers = {name: model.get_submodule(layer_name(name)) for name in names}
+        for name, layer in layers.items():
             weight = model.get_parameter(name).detach()
             per_tensor = shared_values(weight) is not None
             grid = WeightGrid(self.grid(weight, bits[name], per_tensor=per_tensor))
-            parametrize.register_parametrization(_layer(model, name), "weight", grid)
+            parametrize.register_parametrization(layer, "weight", grid)
         if self.fine_tune is not None:
             context.fine_tune(model, self.fine_tune)
-        for name in names:
-            layer = _layer(model, name)
-            grid = layer.parametrizations.weight[0]  # type: ignore[union-attr, index, assignment]
+        for layer in layers.values():
+            trained_grid: nn.Module = layer.parametrizations.weight[0]  # type: ignore[union-attr, index, assignment]
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-            layer.add_module("weight_grid", grid)
-        return model
-
-    def _choose(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, int]:
-        if callable(self.bits):
-            return self.bits(model, names, self.grid, context)
-        return per_layer(self.bits, names, "bits")
-
-    def structure(self, model: nn.Module) -> dict[str, Any]:
-        """The folded pairs, and each grid's name and constants; scales are among the stored weights."""
+            layer.add_module("weight_grid", trained_grid)
         grids = {name: m.constants() for name, m in model.named_modules() if isinstance(m, (WeightGrid, InputGrid))}
-        return {"folded": [list(pair) for pair in self._folded], "grids": grids}
+        return Compressed(model, {"folded": [list(pair) for pair in folded], "grids": grids})
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Fold, and put grids where they were recorded."""
-        self._folded = [(layer, norm) for layer, norm in structure["folded"]]
-        fold(model.eval(), self._folded)
+        """Fold batch normalization and add grids as recorded; the scales are among the stored weights."""
+        fold(model.eval(), structure["folded"])
         for name, constants in structure["grids"].items():
             parent, _, child = name.rpartition(".")
             layer = model.get_submodule(parent)
@@ -108,18 +107,22 @@ class QuantizeUniform:
         return model
 
     def lower(self, model: nn.Module, example_input: Tensor) -> Lowered:
-        """A copy; weights are on their grids already, and exporters are told of their integers."""
+        """Copy ``model``, whose weights are on their grids already, and add the integers of the weights."""
         return Lowered(copy.deepcopy(model).eval(), self.stored_weights(model), integer=False)
 
     def stored_weights(self, model: nn.Module) -> dict[str, StoredWeight]:
-        """The integers of each quantized weight."""
-        return {
-            f"{name.removesuffix('weight_grid')}weight": module.grid.stored(
-                model.get_parameter(f"{name.removesuffix('weight_grid')}weight")
-            )
-            for name, module in model.named_modules()
-            if isinstance(module, WeightGrid)
-        }
+        """The integers of each quantized weight, by parameter name."""
+        found = {}
+        for name, module in model.named_modules():
+            if isinstance(module, WeightGrid):
+                weight = f"{name.removesuffix('weight_grid')}weight"
+                found[weight] = module.grid.stored(model.get_parameter(weight))
+        return found
+
+    def _choose_bits(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, int]:
+        if callable(self.bits):
+            return self.bits(model, names, self.grid, context)
+        return per_layer(self.bits, names, "bits")
 
 
 class _GridModule(nn.Module):
@@ -136,7 +139,7 @@ class _GridModule(nn.Module):
 
     @classmethod
     def empty(cls, constants: Mapping[str, Any]) -> _GridModule:
-        """A grid of the recorded shape, to load scales into."""
+        """A grid of the recorded shape; its scales are loaded afterwards."""
         shape = constants["shape"]
         limits = {key: constants[key] for key in ("bits", "low", "high", "step")}
         return cls(Grid(scale=torch.ones(shape), zero_point=torch.zeros(shape, dtype=torch.int32), **limits))
@@ -148,11 +151,12 @@ class _GridModule(nn.Module):
 
     @property
     def grid(self) -> Grid:
+        """The grid, with the present scales."""
         return Grid(self.bits, self.scale, self.zero_point, self.low, self.high, self.step)
 
 
 class WeightGrid(_GridModule):
-    """The grid of a layer's weight; while it is trained, a parametrization that rounds."""
+    """The grid of a layer's weight; a parametrization that rounds while the weight is trained."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return straight_through(weight, self.grid)
@@ -166,11 +170,11 @@ class InputGrid(_GridModule):
 
 
 def _quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, context: Context) -> None:
-    """Round the input of each layer to an affine grid, fitted to what calibration images show it."""
-    layers = {name: _layer(model, name) for name in names}
-    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    """Round the input of each layer to an affine grid that is fitted to its inputs on calibration images."""
+    layers = {name: model.get_submodule(layer_name(name)) for name in names}
+    inputs_of: dict[str, list[Tensor]] = {name: [] for name in names}
     hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(_some(inputs[0])))
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: inputs_of[name].append(_sample(inputs[0])))
         for name, layer in layers.items()
     ]
     try:
@@ -180,27 +184,23 @@ def _quantize_inputs(model: nn.Module, names: Sequence[str], bits: int, context:
     finally:
         for hook in hooks:
             hook.remove()
-    if not all(seen.values()):
+    if not all(inputs_of.values()):
         raise ValueError("there is no calibration image: data.calibration_images must be at least 1")
     fit = Affine(per_channel=False, candidates=40)
     for name, layer in layers.items():
-        _quantize_input(layer, InputGrid(fit(torch.cat(seen[name]), bits)))
+        _quantize_input(layer, InputGrid(fit(torch.cat(inputs_of[name]), bits)))
 
 
 def _quantize_input(layer: nn.Module, grid: nn.Module) -> None:
     layer.add_module("input_grid", grid)
-    layer.register_forward_pre_hook(_through_grid)
+    layer.register_forward_pre_hook(_round_input)
 
 
-def _through_grid(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _round_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (layer.input_grid(inputs[0]), *inputs[1:])  # type: ignore[operator]
 
 
-def _some(values: Tensor, count: int = 65_536) -> Tensor:
-    """Evenly spaced ones of the values, at most about ``count``."""
+def _sample(values: Tensor) -> Tensor:
+    """About ``SAMPLE`` of the values, evenly spaced; all of them if there are fewer."""
     flat = values.detach().flatten()
-    return flat[:: max(1, flat.numel() // count)]
-
-
-def _layer(model: nn.Module, weight: str) -> nn.Module:
-    return model.get_submodule(weight.rpartition(".")[0])
+    return flat[:: max(1, flat.numel() // SAMPLE)]

@@ -1,4 +1,4 @@
-"""Whether an exported file does what the torch model does, and which layer departs first where it does not."""
+"""Whether an exported file does what its torch model does, and if not, which layer differs first."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Lowered, ModelCard, Session, Target
+from src.contracts import NNCF_HOOKS, Lowered, ModelCard, Session, Target
 
-DEPARTED = 0.05  # a layer's outputs differ by so much of their own size
+DEPARTED = 0.05  # a layer departs if its outputs differ by more than this share of their norm
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A file's logits against torch's.
+    """How close a file's logits are to those of torch.
 
     Attributes:
         classes: Share of images for which both predict the same class.
-        largest, mean: Absolute differences of logits.
+        largest, mean: Largest and mean absolute difference of a logit.
     """
 
     classes: float
@@ -36,27 +36,27 @@ def agreement(session: Session, model: nn.Module, images: Iterable[Tensor]) -> A
     same, count, total, largest, logits = 0, 0, 0.0, 0.0, 0
     with torch.inference_mode():
         for batch in images:
-            ours, theirs = torch.from_numpy(session(batch.numpy())), model.eval()(batch)
-            apart = (ours - theirs).abs().nan_to_num(torch.finfo(torch.float32).max)
-            same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+            found, expected = torch.from_numpy(session(batch.numpy())), model.eval()(batch)
+            differences = (found - expected).abs().nan_to_num(torch.finfo(torch.float32).max)
+            same += int((found.argmax(1) == expected.argmax(1)).sum())
             count += len(batch)
-            total += float(apart.sum(dtype=torch.float64))
-            logits += apart.numel()
-            largest = max(largest, float(apart.max()))
+            total += float(differences.sum(dtype=torch.float64))
+            logits += differences.numel()
+            largest = max(largest, float(differences.max()))
     return Agreement(same / max(1, count), largest, total / max(1, logits))
 
 
 def departs_at(target: Target, lowered: Lowered, example_input: Tensor, images: Tensor, folder: Path) -> str | None:
-    """The first layer whose outputs in the runtime are not those of torch; None where no layer departs.
+    """Name the first layer whose outputs in the runtime differ from those of torch; None if no layer's do.
 
-    The network is exported once more with every layer's output as a result, which tells for any format.
+    The network is exported once more with the outputs of all layers as its result, which works for every format.
 
     Args:
-        target: The runtime.
-        lowered: What was exported.
-        example_input: ``[1, c, h, w]``.
-        images: ``[n, c, h, w]``, normalized; few will do.
-        folder: For the file.
+        target: Target of the file.
+        lowered: The network that was exported.
+        example_input: One image, ``[1, c, h, w]``.
+        images: Normalized images, ``[n, c, h, w]``; a few are enough.
+        folder: Folder for the file.
     """
     probed = Probed(copy.deepcopy(lowered.model).eval())
     with torch.inference_mode():
@@ -67,18 +67,21 @@ def departs_at(target: Target, lowered: Lowered, example_input: Tensor, images: 
     found = target.load(path)(images.numpy())
     start = 0
     for name, width in probed.widths.items():
-        ours, theirs = found[:, start : start + width], expected[:, start : start + width]
-        if np.linalg.norm(ours - theirs) > DEPARTED * np.linalg.norm(theirs):
+        here, there = found[:, start : start + width], expected[:, start : start + width]
+        if np.linalg.norm(here - there) > DEPARTED * np.linalg.norm(there):
             return name
         start += width
     return None
 
 
 class Probed(nn.Module):
-    """A network that gives the outputs of all its layers, in the order in which they ran.
+    """A network that returns the outputs of all its layers, in the order in which they run.
 
     Args:
-        model: Its innermost modules count as layers; quantizers are none.
+        model: The network; its innermost modules are its layers, except quantizers.
+
+    Attributes:
+        widths: Number of outputs of each layer for one image, by the layer's name; known after the first call.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -88,11 +91,11 @@ class Probed(nn.Module):
         self._outputs: dict[str, Tensor] = {}
         for name, module in model.named_modules():
             inner = not list(module.children()) or hasattr(module, "weight")
-            if name and inner and "quant" not in type(module).__name__.lower() and "." + HOOKS not in f".{name}":
+            if name and inner and "quant" not in type(module).__name__.lower() and "." + NNCF_HOOKS not in f".{name}":
                 module.register_forward_hook(self._keep(name))
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[n, outputs of all layers]``, the logits last."""
+        """Outputs of all layers, ``[n, sum of widths]``, the logits last."""
         self._outputs.clear()
         logits = self.model(images)
         outputs = {**self._outputs, "the logits": logits}
@@ -106,6 +109,3 @@ class Probed(nn.Module):
                 self._outputs[name] = output
 
         return hook
-
-
-HOOKS = "__nncf_hooks"  # what quantization hung onto the network

@@ -1,25 +1,25 @@
-"""What one image costs by counting, where no sensor tells."""
+"""Energy of one image, estimated by counting, for machines without a sensor."""
 
 from __future__ import annotations
 
 from src.contracts import Graph
 from src.metrics.graph import integer_macs, macs, moved_activation_bytes, weight_bytes
 
-# Picojoules in 45 nm CMOS at 0.9 V: a multiplication and an addition (of 32 bits, for integers), and a byte moved.
+# Picojoules in 45 nm CMOS at 0.9 V: a multiplication and an addition (integers are added in 32 bits); a byte moved.
 MAC_PJ = {"float32": 3.7 + 0.9, "float16": 1.1 + 0.4, "bf16": 1.1 + 0.4, "int8": 0.2 + 0.1}
 SRAM_PJ_PER_BYTE = 5.0 / 4
 DRAM_PJ_PER_BYTE = 640.0 / 4
 
 
 def energy_uj_estimate(graph: Graph, arithmetic: str) -> float:
-    """Microjoules of one image: arithmetic, weights read once from DRAM, activations through SRAM.
+    """Microjoules of one image: arithmetic, weights read once from DRAM, activations moved through SRAM.
 
-    A figure to compare files with, not what a processor draws: caches, control and idle parts are left out, and zeros
-    cost what other values do. bf16 counts as float16.
+    The figure compares files; it is not what a processor draws. Caches, control and idle parts are left out, zeros cost
+    as much as other values, and bf16 counts as float16.
 
     Args:
-        graph: Of the exported file.
-        arithmetic: ``float32``, ``float16`` or ``bf16``: of what is not computed in 8-bit integers.
+        graph: Graph of the exported file.
+        arithmetic: Number format of what is not computed in 8-bit integers: ``float32``, ``float16`` or ``bf16``.
 
     Paper: Horowitz 2014, Computing's energy problem (and what we can do about it), ISSCC, figure 1.1.9; its SRAM and
     DRAM figures as in Han et al. 2016, arXiv:1510.00149, section 1.

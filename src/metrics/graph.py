@@ -1,4 +1,4 @@
-"""What can be counted in an exported graph without running it."""
+"""Counting in an exported graph: parameters, multiply-accumulates, bytes of weights and activations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from src.contracts import Graph, GraphNode, Role
 
 
 def parameters(graph: Graph) -> int:
-    """Number of stored weights and biases; scales, zero points and shapes are none."""
+    """Number of stored weights and biases; scales, zero points and shapes do not count."""
     return sum(graph.tensors[name].elements for name in graph.weights)
 
 
 def nonzero_parameters(graph: Graph) -> int:
-    """How many of them are not zero (not their zero point, where they are integers)."""
+    """Number of stored weights and biases that are not zero; an integer is zero if it equals its zero point."""
     return sum(graph.tensors[name].nonzero or 0 for name in graph.weights)
 
 
@@ -24,7 +24,7 @@ def macs(graph: Graph) -> int:
 
 
 def integer_macs(graph: Graph) -> int:
-    """Those of ``macs`` whose activations are 8-bit integers."""
+    """Multiply-accumulates whose activations are 8-bit integers."""
     active = _active(graph)
     integers = _integers(graph, active, _readers(graph))
     made = {*graph.inputs, *(name for node in active for name in node.outputs)}
@@ -41,24 +41,28 @@ def weight_bytes(graph: Graph) -> int:
 
 
 def largest_layer(graph: Graph) -> tuple[str, int]:
-    """The operation whose stored weight takes most bytes, and how many; ``("no layer", 0)`` where none has a weight."""
+    """The operation whose stored weight takes the most bytes, and their number.
+
+    Returns:
+        Name of the operation and bytes of its weight; ``("no layer", 0)`` if no operation has a weight.
+    """
     largest = max(graph.weights, key=lambda name: graph.tensors[name].size_bytes, default=None)
     if largest is None:
         return "no layer", 0
-    read = largest
-    for node in graph.nodes:  # through what only converts it
-        if read in node.inputs:
+    weight = largest
+    for node in graph.nodes:
+        if weight in node.inputs:
             if any(name in graph.tensors and graph.tensors[name].nonzero is None for name in node.inputs):
                 return node.name or node.outputs[0], graph.tensors[largest].size_bytes
-            read = node.outputs[0]
+            weight = node.outputs[0]  # the node only converts it
     return largest, graph.tensors[largest].size_bytes
 
 
 def moved_activation_bytes(graph: Graph) -> int:
-    """Bytes of activations that are read and written at batch 1, as a fusing runtime does.
+    """Bytes of activations that a fusing runtime reads and writes at batch 1.
 
-    An operation that computes or pools reads its inputs and writes its output; an element-wise one is fused into the
-    operation before it, and reads only what else it needs.
+    An operation that computes or pools reads its inputs and writes its output. An element-wise operation is fused into
+    the one before it and reads only its other inputs.
     """
     active = _active(graph)
     integers = _integers(graph, active, _readers(graph))
@@ -79,11 +83,14 @@ def peak_activation_bytes(graph: Graph) -> int:
 
 
 def peak_activation(graph: Graph) -> tuple[int, str]:
-    """The largest sum of live activations over the graph's order, at batch 1, and the operation that runs then.
+    """The largest sum of live activations in the graph's order, at batch 1.
 
-    A tensor lives from the node that makes it to the last that reads it; a node's inputs and outputs live together.
-    Counted as a fusing runtime keeps them: element-wise and moving nodes write no memory of their own, and what only a
-    quantization reads has one byte an element.
+    A tensor lives from the node that makes it to the last node that reads it; the inputs and outputs of a node live at
+    the same time. Activations are counted as a fusing runtime keeps them: element-wise and moving nodes write no memory
+    of their own, and a tensor that only a quantization reads has one byte for each element.
+
+    Returns:
+        Bytes, and the name of the operation that runs when they are needed.
     """
     readers, active = _readers(graph), _active(graph)
     integers = _integers(graph, active, readers)
@@ -92,7 +99,7 @@ def peak_activation(graph: Graph) -> tuple[int, str]:
     born = dict.fromkeys(graph.inputs, -1)
     last = dict.fromkeys(graph.inputs, -1)
     size = {name: _bytes(graph, name, integers) for name in graph.inputs}
-    unread = {name: readers[name] for name in graph.inputs}  # by owner: reads of it and of its aliases still to come
+    unread = {name: readers[name] for name in graph.inputs}  # by owner: later reads of it and of its aliases
     for at, node in enumerate(active):
         reads = [owner[name] for name in dict.fromkeys(node.inputs) if name in owner]
         for name in reads:
@@ -116,19 +123,19 @@ def peak_activation(graph: Graph) -> tuple[int, str]:
         last[owner[name]] = len(active)
     live = [sum(size[name] for name in born if born[name] <= at <= last[name]) for at in range(-1, len(active) + 1)]
     made = ["the input", *(node.name or node.outputs[0] for node in active), "the result"]
-    most = max(live)
-    return most, made[live.index(most)]
+    peak = max(live)
+    return peak, made[live.index(peak)]
 
 
 def _readers(graph: Graph) -> Counter[str]:
-    """How many nodes read each tensor; a result is read once more."""
+    """Number of nodes that read each tensor; an output of the graph has one reader more."""
     readers = Counter(name for node in graph.nodes for name in set(node.inputs))
     readers.update(graph.outputs)
     return readers
 
 
 def _active(graph: Graph) -> list[GraphNode]:
-    """The nodes that do something when an image comes: not all of their inputs are stored."""
+    """The nodes that run for each image: those with an input that is not stored."""
     stored = {name for name, tensor in graph.tensors.items() if tensor.nonzero is not None}
     active = []
     for node in graph.nodes:
@@ -140,7 +147,7 @@ def _active(graph: Graph) -> list[GraphNode]:
 
 
 def _integers(graph: Graph, nodes: Sequence[GraphNode], readers: Mapping[str, int]) -> set[str]:
-    """Activations that have one byte an element although the file calls them floats."""
+    """Activations that have one byte for each element in memory, whatever type the file gives them."""
     makers = {name: node for node in nodes for name in node.outputs}
     found: set[str] = set()
     for node in nodes:
@@ -159,5 +166,6 @@ def _integers(graph: Graph, nodes: Sequence[GraphNode], readers: Mapping[str, in
 
 
 def _bytes(graph: Graph, name: str, integers: set[str]) -> int:
+    """Bytes of an activation in memory."""
     tensor = graph.tensors[name]
     return tensor.elements if name in integers else tensor.size_bytes

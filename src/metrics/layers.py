@@ -1,4 +1,4 @@
-"""What a compressed network looks like, layer by layer."""
+"""Describing a compressed network, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.contracts import StoredWeight
+from src.contracts import NNCF_HOOKS, StoredWeight
 
 
 def describe_layers(model: nn.Module, stored: Mapping[str, StoredWeight]) -> list[dict[str, Any]]:
-    """Sparsity, kept channels, distinct values and bits of each weight tensor, as a file holds it.
+    """Sparsity, kept channels, distinct values and bits of each weight as a file holds it.
 
     Args:
-        model: Its weights are what is stored, unless ``stored`` says otherwise.
-        stored: By parameter name, what a file holds in place of a weight.
+        model: The network.
+        stored: What a file holds in place of a weight, by parameter name; all other weights are stored as they are.
 
     Returns:
-        A dict a weight of two dimensions or more: ``name``, ``shape``, ``parameters``, ``sparsity`` in [0, 1],
+        A dict for each weight of two dimensions or more: ``name``, ``shape``, ``parameters``, ``sparsity`` in [0, 1],
         ``kept_channels`` (outputs with a non-zero weight), ``distinct_values``, ``bits``.
     """
     described = []
     for name, weight in model.named_parameters():
-        if weight.dim() < 2 or "__nncf_hooks" in name:
+        if weight.dim() < 2 or NNCF_HOOKS in name:
             continue
         if name in stored:
-            values, bits = stored[name].integers - _along(stored[name].zero_point, weight.dim()), stored[name].bits
+            values, bits = _above_zero_point(stored[name]), stored[name].bits
         else:
             values, bits = weight.detach(), 32
         described.append(
@@ -43,5 +43,7 @@ def describe_layers(model: nn.Module, stored: Mapping[str, StoredWeight]) -> lis
     return described
 
 
-def _along(per_output: Tensor, dimensions: int) -> Tensor:
-    return per_output.view(-1, *[1] * (dimensions - 1)) if per_output.dim() else per_output
+def _above_zero_point(stored: StoredWeight) -> Tensor:
+    """Integers less their zero points: their zeros and distinct values, unlike floats, do not depend on scales."""
+    each = (-1, *[1] * (stored.integers.dim() - 1)) if stored.zero_point.dim() else ()
+    return stored.integers - stored.zero_point.view(each)

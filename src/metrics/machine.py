@@ -1,4 +1,4 @@
-"""On what a figure was measured."""
+"""The machine that a figure was measured on."""
 
 from __future__ import annotations
 

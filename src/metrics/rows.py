@@ -1,4 +1,4 @@
-"""A result row: one exported file, loaded again in its runtime and measured there."""
+"""The columns of a result row: one exported file, loaded again in its runtime and measured there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.contracts import LEAST_AGREEMENT, DataSplits, Graph, ImageSet, Lowered, Row, Session, Target, first_line
+from src.contracts import (
+    LEAST_AGREEMENT,
+    DataSplits,
+    Graph,
+    ImageSet,
+    Lowered,
+    Precision,
+    Row,
+    Runtime,
+    Session,
+    Target,
+    first_line,
+)
 from src.metrics import graph as counted
 from src.metrics.accuracy import file_accuracy, torch_accuracy
 from src.metrics.agreement import agreement, departs_at
@@ -25,7 +37,8 @@ from src.metrics.timing import Clock, Timing, speedup, time_files
 
 log = logging.getLogger(__name__)
 Batches = Iterable[tuple[Tensor, Tensor]]
-COMPARED, PROBED = 1000, 64  # images for agreement, and to find the layer where it ends
+COMPARED, PROBED = 1000, 64  # images for the agreement, and for finding the layer that departs
+DIGITS = 9  # of the difference of two accuracies
 
 
 def measure(
@@ -39,53 +52,51 @@ def measure(
     bits_per_weight: float,
     identity: str,
     threads: int,
-) -> Row:
-    """Measure a file; who made it and what it is called (variant, target, model, artifact) is left empty, and times.
+) -> dict[str, Any]:
+    """Measure a file without a clock: every column that follows from this file alone.
 
     Args:
-        target: That wrote it.
-        parts: Of the file, as written.
-        model: That it should do the same as.
-        result: What it was written from.
-        splits: The test part gives the accuracy, the validation part what budgets look at.
-        batches: Over a part of the data, in file order.
-        bits_per_weight: The mean over its weights as stored.
-        identity: Of the stage that was exported.
-        threads: For everything.
+        target: Target that wrote the file.
+        parts: All parts of the file.
+        model: The torch model that the file should agree with.
+        result: The network that was exported.
+        splits: The data; the test part gives the accuracy, the validation part what budgets look at.
+        batches: Gives batches of a part of the data, in file order.
+        bits_per_weight: Mean bits of a weight as the stage stores them.
+        identity: Identity of the stage that was exported.
+        threads: Number of threads that the file runs with.
+
+    Returns:
+        Columns of ``Row`` by name, as JSON can hold them; ``unavailable`` says why some of them are None.
     """
     session = target.load(parts[0], threads=threads)
     on_test = file_accuracy(session, batches(splits.test), len(splits.classes))
     compared = splits.validation.select(torch.arange(min(COMPARED, len(splits.validation))))
     agreed = agreement(session, model, (images for images, _ in batches(compared)))
-    untested, unavailable = measure_untested(target, parts, session, splits, batches, integer=result.integer)
-    departs, reason = None, None
+    untested = measure_untested(target, parts, session, splits, batches, integer=result.integer)
+    departs, unavailable = None, untested.pop("unavailable")
     if agreed.classes < LEAST_AGREEMENT:
         departs, reason = _departs_at(target, result, compared, batches)
         unavailable |= {"departs_at": reason} if reason else {}
-    return Row(
-        variant="",
-        target="",
-        data=splits.name,
-        model="",
-        runtime=target.runtime,
-        precision=target.precision(result.integer),
-        artifact="",
-        sha256=sha256(parts),
-        identity=identity,
-        weights_kept="",
-        accuracy=on_test.overall,
-        accuracy_per_class=dict(zip(splits.classes, on_test.per_class, strict=True)),
-        accuracy_torch=torch_accuracy(model, batches(splits.test), len(splits.classes)).overall,
-        agreement=agreed.classes,
-        logit_difference_max=agreed.largest,
-        logit_difference_mean=agreed.mean,
-        departs_at=departs,
+    return {
+        "data": splits.name,
+        "runtime": asdict(target.runtime),
+        "precision": asdict(target.precision(result.integer)),
+        "bits_per_weight": bits_per_weight,
+        "sha256": sha256(parts),
+        "identity": identity,
+        "accuracy": on_test.overall,
+        "accuracy_per_class": dict(zip(splits.classes, on_test.per_class, strict=True)),
+        "accuracy_torch": torch_accuracy(model, batches(splits.test), len(splits.classes)).overall,
+        "agreement": agreed.classes,
+        "logit_difference_max": agreed.largest,
+        "logit_difference_mean": agreed.mean,
+        "departs_at": departs,
         **untested,
-        bits_per_weight=bits_per_weight,
-        unavailable=unavailable,
-        measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=machine(),
-    )
+        "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "unavailable": unavailable,
+    }
 
 
 def measure_untested(
@@ -96,13 +107,16 @@ def measure_untested(
     batches: Callable[[ImageSet], Batches],
     *,
     integer: bool,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The columns that need neither test data nor a clock, and why some of them are None.
+) -> dict[str, Any]:
+    """Measure the columns that need neither test data nor a clock.
 
     Args:
         target, parts, splits, batches: As for ``measure``.
         session: The file, loaded.
         integer: Whether the file computes in integers.
+
+    Returns:
+        Columns of ``Row`` by name; ``unavailable`` says why some of them are None.
     """
     validated = file_accuracy(session, batches(splits.validation), len(splits.classes))
     counts, unavailable = _counts(target, parts[0], target.precision(integer))
@@ -111,7 +125,8 @@ def measure_untested(
         "size_bytes": size_bytes(parts),
         "size_gzip_bytes": size_gzip_bytes(parts),
         **counts,
-    }, unavailable
+        "unavailable": unavailable,
+    }
 
 
 def measure_times(
@@ -122,36 +137,84 @@ def measure_times(
 
 
 def one_image(splits: DataSplits, batches: Callable[[ImageSet], Batches]) -> np.ndarray:
-    """``[1, c, h, w]``, float32, normalized: the first for calibration."""
+    """The first calibration image, normalized: ``[1, c, h, w]``, float32."""
     image: np.ndarray = next(iter(batches(splits.calibration.select(torch.arange(1)))))[0].numpy()
     return image
 
 
-def with_times(row: Row, base: Row | None, timings: Mapping[str, Timing], at: str | None) -> Row:
-    """``row`` with its times, and with its ratios to the baseline's file of the same target.
+def complete(
+    columns: Mapping[str, Any],
+    *,
+    variant: str,
+    target: str,
+    model: str,
+    seed: int,
+    artifact: str,
+    weights_kept: str,
+    base: Row | None,
+    timing: Timing | None,
+    base_timing: Timing | None,
+    timed_at: str | None,
+) -> Row:
+    """Build the row of a file from all that is known of it.
 
     Args:
-        row: Without them.
-        base: The baseline's; None where its target has none.
-        timings: By artifact; files that were not timed are missing.
-        at: When they were taken.
+        columns: Columns that ``measure`` gave.
+        variant: ``baseline``, or the name of the method or chain.
+        target: Name of the target.
+        model: Name of the network.
+        seed: Seed of the run.
+        artifact: Name of the file.
+        weights_kept: Which epoch's weights the model has.
+        base: Row of the baseline's file of the same target; None for the baseline itself, or if it has no such file.
+        timing: Times of the file; None if it was not timed.
+        base_timing: Times of the baseline's file, taken together with ``timing``; None if it was not timed. The
+            baseline itself needs none.
+        timed_at: When the times were taken; None if the file was not timed.
     """
-    ours = timings.get(row.artifact)
-    ratio = base.size_bytes / row.size_bytes if base is not None else None
-    if ours is None:
-        reasons = dict.fromkeys(("latency_ms_p50",), f"{row.runtime} stands in, whose times say nothing of the target")
-        return replace(row, compression_ratio=ratio, unavailable={**row.unavailable, **reasons})
-    missing = {} if ours.peak_memory_bytes is not None else {"peak_memory_bytes": "the system does not tell"}
-    missing = {**row.unavailable, **missing}
-    row = replace(row, compression_ratio=ratio, **ours.columns(), timed_at=at, unavailable=missing)
-    if base is None or base.artifact not in timings:
-        return row
-    faster = speedup(ours, timings[base.artifact])
-    return replace(row, speedup=faster.value, speedup_low=faster.low, speedup_high=faster.high)
+    unavailable = {**columns["unavailable"], **_missing_times(timing, Runtime.of(columns["runtime"]))}
+    return Row.of(
+        {
+            **columns,
+            "variant": variant,
+            "target": target,
+            "model": model,
+            "seed": seed,
+            "artifact": artifact,
+            "weights_kept": weights_kept,
+            **({} if timing is None else timing.columns() | {"timed_at": timed_at}),
+            **_relative(columns, variant == "baseline", base, timing, base_timing),
+            "unavailable": unavailable,
+        }
+    )
+
+
+def _relative(
+    columns: Mapping[str, Any], is_baseline: bool, base: Row | None, timing: Timing | None, base_timing: Timing | None
+) -> dict[str, float | None]:
+    """The columns that compare a file with the baseline's; the baseline is compared with itself."""
+    relative: dict[str, float | None] = {}
+    if is_baseline:
+        relative["compression_ratio"] = 1.0
+        base_timing = timing
+    elif base is not None:
+        relative["compression_ratio"] = base.size_bytes / columns["size_bytes"]
+        relative["accuracy_change"] = round(columns["accuracy"] - base.accuracy, DIGITS)
+    if timing is not None and base_timing is not None:
+        ratio = speedup(timing, base_timing)
+        relative |= {"speedup": ratio.value, "speedup_low": ratio.low, "speedup_high": ratio.high}
+    return relative
+
+
+def _missing_times(timing: Timing | None, runtime: Runtime) -> dict[str, str]:
+    """Why times are None."""
+    if timing is None:
+        return {"latency_ms_p50": f"{runtime} stands in, whose times say nothing of the target"}
+    return {} if timing.peak_memory_bytes is not None else {"peak_memory_bytes": "the system does not tell"}
 
 
 def bits_per_weight(layers: Sequence[Mapping[str, Any]]) -> float:
-    """Mean bits of a weight over the layers that ``stage.json`` describes, as a file stores them."""
+    """Mean bits of a weight over the layers that ``stage.json`` describes."""
     total = sum(layer["parameters"] for layer in layers)
     return sum(layer["bits"] * layer["parameters"] for layer in layers) / max(1, total)
 
@@ -159,24 +222,24 @@ def bits_per_weight(layers: Sequence[Mapping[str, Any]]) -> float:
 def _departs_at(
     target: Target, result: Lowered, compared: ImageSet, batches: Callable[[ImageSet], Batches]
 ) -> tuple[str | None, str | None]:
-    """The layer where the file departs from the model, or why it is not known."""
+    """The first layer whose outputs differ from those of the model; if the search for it fails, the reason."""
     images = next(iter(batches(compared)))[0][:PROBED]
     try:
         with tempfile.TemporaryDirectory() as folder:
             return departs_at(target, result, images[:1], images, Path(folder)), None
     except Exception as error:  # a finished training must not be lost for a hint
-        log.exception("where the file departs cannot be found")
+        log.exception("the layer that departs cannot be found")
         return None, f"the layers cannot be looked at: {first_line(error)}"
 
 
-def _counts(target: Target, path: Path, precision: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What is counted in the file's graph; a graph that cannot be read gives None and the reason."""
+def _counts(target: Target, path: Path, precision: Precision) -> tuple[dict[str, Any], dict[str, str]]:
+    """The columns that are counted in the file's graph; if it cannot be read, they are None, with the reason."""
     columns: dict[str, Callable[[Graph], Any]] = {
         "parameters": counted.parameters,
         "nonzero_parameters": counted.nonzero_parameters,
         "macs": counted.macs,
         "peak_activation_bytes": counted.peak_activation_bytes,
-        "energy_uj_estimate": lambda graph: energy_uj_estimate(graph, arithmetic(precision)),
+        "energy_uj_estimate": lambda graph: energy_uj_estimate(graph, precision.floats),
     }
     try:
         graph = target.graph(path)
@@ -184,8 +247,3 @@ def _counts(target: Target, path: Path, precision: str) -> tuple[dict[str, Any],
     except Exception as error:  # a finished training must not be lost for a count
         log.exception("the graph of %s cannot be counted", path)
         return dict.fromkeys(columns), dict.fromkeys(columns, f"the graph cannot be counted: {first_line(error)}")
-
-
-def arithmetic(precision: str) -> str:
-    """``float32``, ``float16`` or ``bf16``: what a file of such a ``precision`` computes in where not in integers."""
-    return next((name for name in ("bf16", "float16") if name in precision.split(",")[0]), "float32")

@@ -1,4 +1,4 @@
-"""Bytes: on disk, and gzipped as they travel."""
+"""Bytes of a file on disk and gzipped, and its checksum."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 def parts_of(target: Target, file: Path) -> tuple[Path, ...]:
-    """A file and what its target wrote beside it, the file first."""
-    beside = (file.with_suffix(f".{ending}") for ending in getattr(target, "beside", ()))
+    """The existing parts of an exported file: the file itself first, then those that its target writes beside it."""
+    beside = (file.with_suffix(f".{ending}") for ending in target.beside)
     return (file, *(part for part in beside if part.is_file()))
 
 
 def size_bytes(parts: Iterable[Path]) -> int:
-    """Of all parts together, on disk."""
+    """Bytes of all parts together, on disk."""
     return sum(path.stat().st_size for path in parts)
 
 
 def size_gzip_bytes(parts: Iterable[Path]) -> int:
-    """Of all parts, each gzipped at level 9 by itself."""
+    """Bytes of all parts, each gzipped by itself at level 9."""
     return sum(len(gzip.compress(path.read_bytes(), 9, mtime=0)) for path in parts)
 
 
 def sha256(parts: Iterable[Path]) -> str:
-    """Over the bytes of all parts in order, as hexadecimal digits."""
+    """SHA-256 over the bytes of all parts in order, as hexadecimal digits."""
     digest = hashlib.sha256()
     for path in parts:
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""How fast exported files are: each loaded in a process of its own, all timed in turns."""
+"""Timing exported files: each is loaded in a process of its own, and all are timed in turns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from src.contracts import InputError, Session, Target
+from src.contracts import BY_NAME, InputError, Session, Target
 
 LOCK = Path(tempfile.gettempdir()) / "dnn-compression-measuring.lock"
-LONGEST_CALL = 0.5  # seconds; larger batches are not tried
-RESAMPLED = 2000
-PRELOADED = [__name__]  # by the process that those of the files are forked from
+LONGEST_WARM_UP = 2.0  # seconds of calls before the first that counts; less if the counted ones take less
+LONGEST_CALL = 0.5  # seconds that a call may take; no larger batch is tried
+RESAMPLES = 2000  # of the rounds, for a confidence interval
+PRELOADED = [__name__]  # modules imported by the server that the processes of the files are forked from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,11 @@ class Clock:
     """How files are timed.
 
     Attributes:
-        threads: Of each file.
-        seconds: Of counted calls for each file.
-        rounds: Parts into which they are cut; in each round every file has its turn, so that drift hits all.
-        largest_batch: Up to which the best batch for throughput is looked for; 1 looks for none.
+        threads: Number of threads that each file runs with.
+        seconds: Time in which the calls of each file are counted.
+        rounds: Number of rounds that this time is divided into; each file has a turn in each round, so that a machine
+            that gets slower or faster affects all files alike.
+        largest_batch: Largest batch that is tried for throughput; 1 tries no other than single images.
     """
 
     threads: int
@@ -52,19 +54,19 @@ class Clock:
 
 @dataclass(frozen=True)
 class Timing:
-    """How a file runs on this machine.
+    """How fast a file runs on this machine.
 
     Attributes:
-        latency_ms_p50, latency_ms_p95, latency_ms_p99: Of single images.
-        throughput_per_s: Images a second at the batch that gives most of them.
-        throughput_batch: That batch.
-        load_ms: To load the file, its runtime being in memory.
-        peak_memory_bytes: Of its process while it loads and runs single images, Python and its runtime included, less
-            what Python had before; None where the system does not tell.
-        energy_uj: Of a single image, by the machine's own counters, everything else on it included; None where it has
-            none.
-        energy_source: Which.
-        rounds_ms: The median of each round; rounds of files that were timed together pair up.
+        latency_ms_p50, latency_ms_p95, latency_ms_p99: Percentiles of the time of one image.
+        throughput_per_s: Images in a second at the best batch.
+        throughput_batch: Number of images in that batch.
+        load_ms: Time to load the file after its runtime was imported.
+        peak_memory_bytes: Peak memory of its process while it loads and runs single images, its runtime included, less
+            the memory of Python before that; None if the system does not tell.
+        energy_uj: Energy of one image by the machine's own counters, with everything else that runs on it; None if the
+            machine has no counter.
+        energy_source: Name of the counter; None if there is none.
+        rounds_ms: The median time of each round; rounds of files that were timed together are pairs.
     """
 
     latency_ms_p50: float
@@ -79,85 +81,122 @@ class Timing:
     rounds_ms: tuple[float, ...]
 
     def columns(self) -> dict[str, Any]:
-        """What a result row holds of it."""
-        return {name: value for name, value in asdict(self).items() if name not in ("rounds_ms", "energy_source")}
+        """The columns of a result row, by name."""
+        return {name: value for name, value in asdict(self).items() if name in BY_NAME}
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster a file is than another, with its 95 % confidence interval."""
+    """How many times faster a file is than another.
+
+    Attributes:
+        value: The factor.
+        low, high: Ends of its 95 % confidence interval.
+    """
 
     value: float
     low: float
     high: float
 
 
-def speedup(ours: Timing, theirs: Timing) -> Ratio:
-    """How many times faster ``ours`` is than ``theirs``, by the medians of paired rounds, resampled."""
-    ratios = np.array(theirs.rounds_ms) / np.array(ours.rounds_ms)
-    drawn = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLED, len(ratios)))
+def speedup(timing: Timing, base: Timing) -> Ratio:
+    """How many times faster ``timing`` is than ``base``: the median over paired rounds, its interval by resampling."""
+    ratios = np.array(base.rounds_ms) / np.array(timing.rounds_ms)
+    drawn = np.random.default_rng(0).integers(0, len(ratios), (RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     return Ratio(float(np.median(ratios)), float(low), float(high))
 
 
 def time_files(files: Sequence[tuple[Target, Path]], image: np.ndarray, clock: Clock) -> list[Timing]:
-    """Time every file while no other command of this machine does.
+    """Time files in turns while no other command of this machine measures.
 
     Args:
-        files: Each with the target that loads it.
-        image: ``[1, c, h, w]``, float32, normalized.
-        clock: For how long.
+        files: The files, each after the target that loads it.
+        image: One normalized image, ``[1, c, h, w]``, float32.
+        clock: How they are timed.
 
     Raises:
         InputError: A file cannot be loaded, or fails when it is run.
     """
     from filelock import FileLock
 
-    from src.device.timing import percentiles
-
     with FileLock(LOCK, mode=0o666), ExitStack() as stack:
         workers = [stack.enter_context(_Worker(target, path, image, clock.threads)) for target, path in files]
-        loaded = [worker.ask("load") for worker in workers]
-        calls: list[list[float]] = [[] for _ in files]
-        rounds: list[list[float]] = [[] for _ in files]
-        spent = [(0.0, 0)] * len(files)
-        for turn in range(clock.rounds):
-            for nth in range(len(files)):
-                at = (nth + turn) % len(files)  # nobody is always first
-                took, energy = workers[at].ask("time", clock.seconds / clock.rounds)
-                calls[at] += took
-                rounds[at].append(1000 * float(np.median(took)))
-                spent[at] = (spent[at][0] + energy, spent[at][1] + len(took)) if energy is not None else spent[at]
-        peaks = [worker.ask("peak") for worker in workers]
-        timings = []
-        for at, worker in enumerate(workers):
-            of_one = percentiles(calls[at])
-            free = files[at][0].free_batch
-            per_second, batch = _throughput(worker, 1000 / of_one["p50"], clock, clock.largest_batch if free else 1)
-            joules, counted = spent[at]
-            timings.append(
-                Timing(
-                    of_one["p50"],
-                    of_one["p95"],
-                    of_one["p99"],
-                    per_second,
-                    batch,
-                    loaded[at]["load_ms"],
-                    peaks[at],
-                    1e6 * joules / counted if counted else None,
-                    loaded[at]["energy_source"],
-                    tuple(rounds[at]),
-                )
-            )
-    return timings
+        warm_up_seconds = min(LONGEST_WARM_UP, 2 * clock.seconds)
+        loaded = [worker.request("load", warm_up_seconds) for worker in workers]
+        turns = [_Turns() for _ in files]
+        for number in range(clock.rounds):
+            for place in range(len(files)):
+                at = (place + number) % len(files)  # so that no file is always the first
+                turns[at].add(*workers[at].request("time", clock.seconds / clock.rounds))
+        peaks = [worker.request("peak") for worker in workers]
+        return [
+            _timing(worker, target, clock, **about, turns=taken, peak_memory_bytes=peak)
+            for (target, _), worker, about, taken, peak in zip(files, workers, loaded, turns, peaks, strict=True)
+        ]
 
 
-def _throughput(worker: _Worker, of_one: float, clock: Clock, largest: int) -> tuple[float, int]:
-    """Images a second and the batch that gives them; batches are doubled until two in a row gain nothing."""
-    best, batch, without_gain = (of_one, 1), 2, 0
+@dataclass
+class _Turns:
+    """The counted calls of one file: their seconds, the median of each round, and their energy."""
+
+    calls: list[float] = field(default_factory=list)
+    rounds_ms: list[float] = field(default_factory=list)
+    joules: float = 0.0
+    metered_calls: int = 0
+
+    def add(self, seconds: Sequence[float], joules: float | None) -> None:
+        """Add a turn; ``joules`` is None if they were not measured."""
+        self.calls += seconds
+        self.rounds_ms.append(1000 * float(np.median(seconds)))
+        if joules is not None:
+            self.joules += joules
+            self.metered_calls += len(seconds)
+
+
+def _timing(
+    worker: _Worker,
+    target: Target,
+    clock: Clock,
+    *,
+    load_ms: float,
+    energy_source: str | None,
+    turns: _Turns,
+    peak_memory_bytes: int | None,
+) -> Timing:
+    """Find the best batch of a file whose turns are over, and put its figures together."""
+    from src.device.timing import percentiles
+
+    latency = percentiles(turns.calls)
+    largest = clock.largest_batch if target.free_batch else 1
+    per_second, batch = _throughput(worker, 1000 / latency["p50"], clock, largest)
+    return Timing(
+        latency_ms_p50=latency["p50"],
+        latency_ms_p95=latency["p95"],
+        latency_ms_p99=latency["p99"],
+        throughput_per_s=per_second,
+        throughput_batch=batch,
+        load_ms=load_ms,
+        peak_memory_bytes=peak_memory_bytes,
+        energy_uj=1e6 * turns.joules / turns.metered_calls if turns.metered_calls else None,
+        energy_source=energy_source,
+        rounds_ms=tuple(turns.rounds_ms),
+    )
+
+
+def _throughput(worker: _Worker, single: float, clock: Clock, largest: int) -> tuple[float, int]:
+    """The most images in a second and the batch that gives them; the batch is doubled until two in a row gain nothing.
+
+    Args:
+        worker: Process of the file.
+        single: Images in a second at batch 1.
+        clock: How the file is timed.
+        largest: Largest batch to try.
+    """
+    best, batch, without_gain = (single, 1), 2, 0
     while batch <= largest and without_gain < 2 and batch / best[0] < LONGEST_CALL:
-        took, _ = worker.ask("time", clock.seconds / 10, batch)
-        per_second = batch / float(np.median(took))
+        seconds, _ = worker.request("time", clock.seconds / 10, batch)
+        per_second = batch / float(np.median(seconds))
         without_gain = 0 if per_second > best[0] else without_gain + 1
         best = max(best, (per_second, batch))
         batch *= 2
@@ -168,17 +207,24 @@ def _throughput(worker: _Worker, of_one: float, clock: Clock, largest: int) -> t
 
 
 class _Worker:
-    """A process that holds a loaded file and calls it when asked; ended with the block."""
+    """A process that loads a file and runs it on request; it ends with the ``with`` block.
+
+    Args:
+        target: Target that loads the file.
+        path: The file.
+        image: One normalized image, ``[1, c, h, w]``, float32.
+        threads: Number of threads that the file runs with.
+    """
 
     def __init__(self, target: Target, path: Path, image: np.ndarray, threads: int) -> None:
         self.path = path
-        clean = multiprocessing.get_context("forkserver")  # a process without the threads that this one has
+        clean = multiprocessing.get_context("forkserver")  # its processes have none of this process's threads
         clean.set_forkserver_preload(PRELOADED)
-        self.connection, theirs = clean.Pipe()
-        self.process = clean.Process(target=_serve, args=(theirs, target, path, image, threads), daemon=True)
-        with _no_launchers_method():
+        self.connection, other_end = clean.Pipe()
+        self.process = clean.Process(target=_serve, args=(other_end, target, path, image, threads), daemon=True)
+        with _own_start_method():
             self.process.start()
-        theirs.close()
+        other_end.close()
 
     def __enter__(self) -> _Worker:
         return self
@@ -190,10 +236,10 @@ class _Worker:
             self.process.kill()
             self.process.join()
 
-    def ask(self, *what: Any) -> Any:
-        """Its answer; raises InputError where it failed or died."""
+    def request(self, *request: Any) -> Any:
+        """Send a request and return the answer; raise InputError if the process failed or died."""
         try:
-            self.connection.send(what)
+            self.connection.send(request)
             answer = self.connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join(5)
@@ -204,8 +250,11 @@ class _Worker:
 
 
 @contextmanager
-def _no_launchers_method() -> Iterator[None]:
-    """Start processes the common way: one takes over how this one starts others, and joblib's way it would not know."""
+def _own_start_method() -> Iterator[None]:
+    """Start processes by ``forkserver`` in the block.
+
+    A new process takes over the start method of this one, and would not know the one that joblib sets.
+    """
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("forkserver", force=True)
     try:
@@ -215,37 +264,36 @@ def _no_launchers_method() -> Iterator[None]:
 
 
 def _serve(connection: Connection, target: Target, path: Path, image: np.ndarray, threads: int) -> None:
-    """Answer what is asked of one file until the connection is closed."""
+    """Answer requests for one file until the connection is closed."""
     from src.contracts import first_line
     from src.device.sensors import EnergyMeter
     from src.device.timing import timed, warm_up
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asks closes the connection
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other end closes the connection
     before = _memory("VmRSS")
     meter = EnergyMeter()
     session: Session | None = None
     while True:
         try:
-            what, *arguments = connection.recv()
+            request, *arguments = connection.recv()
         except EOFError:
             return
         answer: Any
         try:
-            if what == "load":
-                target.load(path, threads)  # the runtime is imported
+            if request == "load":
+                target.load(path, threads)  # imports the runtime
                 started = time.perf_counter()
                 session = target.load(path, threads)
                 answer = {"load_ms": 1000 * (time.perf_counter() - started), "energy_source": meter.source}
-                warm_up(partial(session, image))
-            elif what == "time":
+                warm_up(partial(session, image), limit_seconds=arguments[0])
+            elif request == "time":
                 seconds, batch = arguments[0], arguments[1] if len(arguments) > 1 else 1
                 images = np.ascontiguousarray(np.repeat(image, batch, axis=0))
                 assert session is not None
                 if batch > 1:
                     session(images)
                 meter.start()
-                took = timed(partial(session, images), seconds, 3)
-                answer = took, meter.stop()
+                answer = timed(partial(session, images), seconds, 3), meter.stop()
             else:
                 peak = _memory("VmHWM")
                 answer = None if peak is None or before is None else peak - before
@@ -255,7 +303,7 @@ def _serve(connection: Connection, target: Target, path: Path, image: np.ndarray
 
 
 def _memory(name: str) -> int | None:
-    """A figure of ``/proc/self/status`` in bytes; None where there is none."""
+    """A figure of ``/proc/self/status`` in bytes; None if there is none."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

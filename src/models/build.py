@@ -1,4 +1,4 @@
-"""Building any network for the data it will see."""
+"""Building a network for its data, and checking that the two fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from src.contracts import DataSplits, InputError, ModelBuilder, first_line
 
 
 class Network(nn.Module):
-    """A root that is no ``nn.Sequential``: hooks added to one as children would be called as layers."""
+    """Wraps an ``nn.Sequential``, which would call hooks that are added to it as children like layers.
+
+    Args:
+        net: The wrapped network.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -26,13 +30,13 @@ class Network(nn.Module):
 def build_model(builder: ModelBuilder, splits: DataSplits, seed: int) -> nn.Module:
     """Build a network and pass one image through it.
 
-    ``num_classes``, ``in_channels`` and ``image_size`` are given to a builder that names them; ``num_classes`` also
-    to one that takes any keyword, as torchvision's builders do.
+    A builder gets those of ``num_classes``, ``in_channels`` and ``image_size`` that its signature names; one that takes
+    any keyword, as torchvision's builders do, gets ``num_classes``.
 
     Args:
-        builder: A class or function, its own arguments bound.
-        splits: The data, which says how many classes and channels there are.
-        seed: Of the initial weights.
+        builder: A class or function whose other arguments are bound.
+        splits: The data, which gives the number of classes and channels and the size of the images.
+        seed: Seed of the initial weights.
 
     Raises:
         InputError: The builder refuses its arguments, or the network does not fit the images.
@@ -45,14 +49,18 @@ def build_model(builder: ModelBuilder, splits: DataSplits, seed: int) -> nn.Modu
 
 
 def call_builder(builder: ModelBuilder, **known: Any) -> nn.Module:
-    """Call a builder with what it names of ``known``; raises InputError where it refuses or builds no module."""
+    """Call a builder with those of the arguments ``known`` that its signature names.
+
+    Raises:
+        InputError: The builder refuses its arguments, or builds no ``nn.Module``.
+    """
     parameters = inspect.signature(builder).parameters
     any_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    wanted = {name: value for name, value in known.items() if name in parameters}
+    arguments = {name: value for name, value in known.items() if name in parameters}
     if any_keyword:
-        wanted["num_classes"] = known["num_classes"]
+        arguments["num_classes"] = known["num_classes"]
     try:
-        model = builder(**wanted)
+        model = builder(**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"model: {error}") from error
     if not isinstance(model, nn.Module):
@@ -64,18 +72,18 @@ def check_fit(model: nn.Module, splits: DataSplits) -> None:
     """Pass one image through ``model`` and compare the number of outputs with the number of classes.
 
     Raises:
-        InputError: It fails, or does not give one logit a class.
+        InputError: The network fails, or does not give one logit for each class.
     """
     was_training = model.training
     shape = splits.image_shape
-    spoken = f"{splits.name}'s images of {shape[0]} channel{'s' * (shape[0] != 1)} and {shape[1]}x{shape[2]} pixels"
+    images = f"{splits.name}'s images of {shape[0]} channel{'s' * (shape[0] != 1)} and {shape[1]}x{shape[2]} pixels"
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape))
     except Exception as error:  # a user's forward may raise anything
-        raise InputError(f"model: the network does not fit {spoken}: {first_line(error)}") from error
+        raise InputError(f"model: the network does not fit {images}: {first_line(error)}") from error
     finally:
         model.train(was_training)
     if not isinstance(logits, Tensor) or logits.shape != (1, len(splits.classes)):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"model: for one image the network gives {found}; wanted are {len(splits.classes)} logits")
+        raise InputError(f"model: for one image the network gives {found}; it must give {len(splits.classes)} logits")

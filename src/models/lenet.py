@@ -1,4 +1,4 @@
-"""LeNet-300-100 and LeNet-5, the two networks of the pruning literature."""
+"""LeNet-300-100 and LeNet-5, the two classic networks of pruning papers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn.functional import max_pool2d, relu
 class LeNet300(nn.Module):
     """Two hidden dense layers of 300 and 100 units: 266,610 parameters on 28x28 images and 10 classes.
 
-    Paper: LeCun et al. 1998, Proc. IEEE 86(11); ReLU in place of the sigmoid, as pruning papers have it.
+    Paper: LeCun et al. 1998, Proc. IEEE 86(11); ReLU instead of the sigmoid, as in pruning papers.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> None:

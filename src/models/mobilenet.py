@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class MobileNetV2(nn.Module):
-    """torchvision's MobileNetV2 with a stem of stride ``stem_stride``, so that 32x32 images keep their detail.
+    """torchvision's MobileNetV2 with a first convolution of stride ``stem_stride``, so that 32x32 images keep detail.
 
     Args:
-        width: Multiplier of all channel counts.
-        stem_stride: 1 for images of about 32x32, 2 for 224x224.
-        num_classes, in_channels: Of the data.
+        width: Factor of the number of channels of all layers.
+        stem_stride: Stride of the first convolution: 1 for images of about 32x32, 2 for 224x224.
+        num_classes, in_channels: Number of classes and image channels.
 
     Paper: Sandler et al. 2018, arXiv:1801.04381.
     """

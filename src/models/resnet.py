@@ -1,4 +1,4 @@
-"""The ResNets of CIFAR: 6n+2 layers in three stages of 16, 32 and 64 channels."""
+"""ResNets for CIFAR: 6n + 2 layers in three stages of 16, 32 and 64 channels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.nn.functional import relu
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -28,10 +28,10 @@ class CifarResNet(nn.Module):
     """ResNet for small images.
 
     Args:
-        depth: 6n + 2, e.g. 20 (0.27 M parameters) or 56 (0.86 M).
-        num_classes, in_channels: Of the data.
+        depth: Number of layers, 6n + 2, e.g. 20 (0.27 M parameters) or 56 (0.86 M).
+        num_classes, in_channels: Number of classes and image channels.
 
-    Paper: He et al. 2016, arXiv:1512.03385, section 4.2; projection shortcuts (option B) in place of padding.
+    Paper: He et al. 2016, arXiv:1512.03385, section 4.2; projection shortcuts (option B) instead of padding.
     """
 
     def __init__(self, *, depth: int, num_classes: int, in_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""The small convolutional networks of embedded boards: 3x3 convolutions, pooling, one dense layer."""
+"""Small convolutional networks for embedded boards: 3x3 convolutions, pooling, one dense layer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Blocks of 3x3 convolutions, each block ended by 2x2 max pooling, then a dense layer and the classifier.
+    """Blocks of 3x3 convolutions with 2x2 max pooling after each block, then a dense layer and the classifier.
 
     Args:
         blocks: Output channels of the convolutions of each block, e.g. ``[[32, 32], [64, 64]]``.
         dense: Width of the hidden dense layer.
-        padding: 1 keeps the image's side in a convolution, 0 shrinks it by 2.
-        batch_norm: Batch normalization after each convolution.
-        dropout: Probability before the dense layer and before the classifier, in [0, 1).
-        num_classes, in_channels, image_size: Of the data; ``image_size`` is ``(height, width)``.
+        padding: Padding of the convolutions: 1 keeps the image's side, 0 shrinks it by 2.
+        batch_norm: Whether batch normalization follows each convolution.
+        dropout: Dropout probability before the dense layer and before the classifier, in [0, 1).
+        num_classes, in_channels, image_size: Number of classes and image channels; ``(height, width)`` of the images.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A network with the weights of a file, e.g. a teacher."""
+"""Networks with weights from a file, e.g. teachers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Trained:
     """Builds a network and loads its weights.
 
     Args:
-        model: A builder, its own arguments bound (``_partial_: true``).
-        weights: A file of its weights, e.g. ``artifacts/<identity>/weights.safetensors`` of a baseline.
+        model: A builder whose other arguments are bound (``_partial_: true``).
+        weights: File of its weights, e.g. ``artifacts/<identity>/weights.safetensors`` of a baseline.
 
     Raises:
         ValueError: There is no such file.
@@ -29,7 +29,11 @@ class Trained:
             raise ValueError(f"weights: there is no file {weights}")
 
     def __call__(self, **known: Any) -> nn.Module:
-        """The network for ``num_classes``, ``in_channels`` and ``image_size``; raises InputError for a misfit."""
+        """Build the network for ``num_classes``, ``in_channels`` and ``image_size``, in eval mode.
+
+        Raises:
+            InputError: The builder refuses its arguments, or the weights do not fit the network.
+        """
         model = call_builder(self.model, **known)
         load_weights(model, self.weights)
         return model.eval()

@@ -1,4 +1,4 @@
-"""VGG16 with batch normalization in its 32x32 form; torchvision's 138 M form is ``model=vgg16_imagenet``."""
+"""VGG with batch normalization for 32x32 images; torchvision's VGG16 (138 M parameters) is ``model=vgg16_imagenet``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class Vgg(nn.Module):
-    """VGG for small images: the convolutions of VGG, then one dense layer; 15 M parameters for VGG16 and 32x32.
+    """VGG for small images: its convolutions, then one dense layer; VGG16 has 15 M parameters on 32x32.
 
     Args:
-        blocks: Output channels of the convolutions between two poolings.
+        blocks: Output channels of the convolutions of each block; max pooling follows each block.
         dense: Width of the hidden dense layer.
-        dropout: Probability before each dense layer, in [0, 1).
-        num_classes, in_channels, image_size: Of the data.
+        dropout: Dropout probability before each dense layer, in [0, 1).
+        num_classes, in_channels, image_size: Number of classes and image channels; ``(height, width)`` of the images.
 
-    Paper: Simonyan and Zisserman 2015, arXiv:1409.1556, column D; one dense layer in place of two of 4096, as is
+    Paper: Simonyan and Zisserman 2015, arXiv:1409.1556, column D; one dense layer instead of two of 4096, as is
     usual for 32x32.
     """
 

@@ -1,8 +1,7 @@
-"""Weights as safetensors files: written whole, read strictly, never a pickle that runs code."""
+"""Files of weights: written as safetensors, read strictly and without running code from a pickle."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from src.contracts import InputError, first_line
+from src.files.writing import replacing
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the state dict; a tensor that several names share is written once."""
+    """Write the state dict in place of ``path``; a tensor that several names share is written once."""
     from safetensors.torch import save_file
 
     seen: set[tuple[int, tuple[int, ...]]] = set()
@@ -24,13 +24,12 @@ def save_weights(model: nn.Module, path: Path) -> None:
             continue
         seen.add(place)
         tensors[name] = value.detach().cpu().contiguous().clone()
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part)
-    os.replace(part, path)
+    with replacing(path) as part:
+        save_file(tensors, part)
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Read a state dict: safetensors, or what ``torch.save`` wrote, without running code from it.
+    """Read a state dict from a safetensors file, or from one that ``torch.save`` wrote.
 
     Raises:
         InputError: The file is missing or holds no state dict.
@@ -43,21 +42,21 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
 
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise types of their own for a damaged file
+    except Exception as error:  # safetensors and torch raise many types for a damaged file
         raise InputError(f"model.weights: {path} cannot be read ({first_line(error)})") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(f"model.weights: {path} holds no state dict (names with tensors)")
+        raise InputError(f"model.weights: {path} holds no state dict (a tensor for each name)")
     return loaded
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file of weights into ``model``, all of them and nothing else.
+    """Load a file of weights into ``model``; the file must hold all of its tensors and no others.
 
     Raises:
-        InputError: Names or shapes differ, or a value is NaN or infinite; the first such tensors are named.
+        InputError: Names or shapes differ, or a value is NaN or infinite; the message names the first such tensors.
     """
     weights = dict(read_weights(path))
     own = model.state_dict()

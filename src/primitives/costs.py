@@ -1,4 +1,4 @@
-"""What a share is a share of: the cost of a network, in a unit of its own."""
+"""The cost of a network, of which a method removes a share."""
 
 from __future__ import annotations
 
@@ -6,53 +6,67 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-Cost = Callable[[nn.Module, Tensor], float]
 LAYERS = (nn.Linear, _ConvNd)
+
+
+class Cost(Protocol):
+    """Counts what a network costs; an axis of channel pruning."""
+
+    def __call__(self, model: nn.Module, example_input: Tensor) -> float:
+        """Count the cost, in a unit of its own.
+
+        Args:
+            model: It is left as it was.
+            example_input: ``[1, c, h, w]``.
+        """
+        ...
 
 
 class Channels:
     """Output channels of all convolutions and dense layers but the last, whose outputs are the logits."""
 
     def __call__(self, model: nn.Module, example_input: Tensor) -> float:
-        """Count them; a layer that is called twice has its channels once.
+        """Count the channels; those of a layer that is called twice count once.
 
-        Args:
-            model: It is left as it was.
-            example_input: ``[1, c, h, w]``.
+        >>> Channels()(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), torch.zeros(1, 3))
+        4.0
         """
         called: list[nn.Module] = []
         with _on_each_call(model, lambda layer, _inputs, _output: called.append(layer)):
-            _run(model, example_input)
-        return float(sum(_outputs(layer) for layer in set(called) - set(called[-1:])))
+            _run_once(model, example_input)
+        return float(sum(_output_channels(layer) for layer in set(called) - set(called[-1:])))
 
 
 class Macs:
     """Multiply-accumulate operations of all convolutions and dense layers for one image."""
 
     def __call__(self, model: nn.Module, example_input: Tensor) -> float:
-        """Count them; a layer that is called twice counts twice.
+        """Count the operations; those of a layer that is called twice count twice.
 
-        Args:
-            model: It is left as it was.
-            example_input: ``[1, c, h, w]``.
+        >>> Macs()(nn.Conv2d(3, 4, kernel_size=1), torch.zeros(1, 3, 5, 5))  # 25 positions, 3 x 4 weights
+        300.0
         """
         counts: list[int] = []
         with _on_each_call(model, lambda *call: counts.append(_macs(*call))):
-            _run(model, example_input)
+            _run_once(model, example_input)
         return sum(counts) / len(example_input)
 
 
 class Parameters:
-    """Numbers that training changes; a parameter that two modules share counts once."""
+    """Numbers that training changes."""
 
     def __call__(self, model: nn.Module, example_input: Tensor) -> float:
-        """Count them; ``example_input`` plays no part."""
+        """Count the parameters; one that two modules share counts once.
+
+        >>> Parameters()(nn.Linear(3, 2), torch.zeros(1, 3))  # 6 weights and 2 biases
+        8.0
+        """
         return float(sum(parameter.numel() for parameter in model.parameters()))
 
 
@@ -60,16 +74,24 @@ class Bytes:
     """Bytes of the parameters and buffers, each in its own type."""
 
     def __call__(self, model: nn.Module, example_input: Tensor) -> float:
-        """Count them; ``example_input`` plays no part."""
+        """Count the bytes; a tensor that two modules share counts once.
+
+        >>> Bytes()(nn.Linear(3, 2).half(), torch.zeros(1, 3))  # 8 numbers of 2 bytes
+        16.0
+        """
         return float(sum(t.numel() * t.element_size() for t in chain(model.parameters(), model.buffers())))
 
 
-def _outputs(layer: nn.Module) -> int:
+def _output_channels(layer: nn.Module) -> int:
     return cast(int, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 
 def _macs(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Each output element is a sum over the weights of its channel; transposed, each input element is spread so."""
+    """The operations of one call.
+
+    Each output element is a sum over the weights of its channel; in a transposed convolution each input element is
+    multiplied by the weights of its channel.
+    """
     weight = cast(Tensor, layer.weight)
     elements = inputs[0].numel() if isinstance(layer, _ConvTransposeNd) else output.numel()
     return elements * prod(weight.shape[1:])
@@ -77,6 +99,8 @@ def _macs(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
 
 @contextmanager
 def _on_each_call(model: nn.Module, note: Callable[[nn.Module, tuple[Tensor, ...], Tensor], object]) -> Iterator[None]:
+    """Call ``note(layer, inputs, output)`` after each call of a layer."""
+
     def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         note(layer, inputs, output)
 
@@ -89,7 +113,7 @@ def _on_each_call(model: nn.Module, note: Callable[[nn.Module, tuple[Tensor, ...
 
 
 @torch.no_grad()
-def _run(model: nn.Module, example_input: Tensor) -> None:
+def _run_once(model: nn.Module, example_input: Tensor) -> None:
     training = [module for module in model.modules() if module.training]
     model.eval()(example_input)
     for module in training:

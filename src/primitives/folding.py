@@ -15,10 +15,10 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def foldable_pairs(model: nn.Module, example_input: Tensor) -> list[Pair]:
-    """Find each batch normalization that reads a layer's output directly, both being called once.
+    """Find each batch normalization that directly reads a layer's output, if both are called once.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; it is left as it was.
         example_input: ``[1, c, h, w]``.
 
     Returns:
@@ -26,18 +26,18 @@ def foldable_pairs(model: nn.Module, example_input: Tensor) -> list[Pair]:
     """
     names = {module: name for name, module in model.named_modules()}
     calls: dict[nn.Module, int] = {}
-    produced: list[tuple[Tensor, nn.Module]] = []
+    outputs: list[tuple[Tensor, nn.Module]] = []
     found: list[tuple[nn.Module, nn.Module]] = []
 
-    def called(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def note_call(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
         if isinstance(module, FOLDABLE):
-            produced.append((output, module))
+            outputs.append((output, module))
         elif inputs:
-            found.extend((maker, module) for made, maker in produced if made is inputs[0])
+            found.extend((layer, module) for output_of_layer, layer in outputs if output_of_layer is inputs[0])
 
     hooks = [
-        module.register_forward_hook(called) for module in model.modules() if isinstance(module, (*FOLDABLE, *NORMS))
+        module.register_forward_hook(note_call) for module in model.modules() if isinstance(module, (*FOLDABLE, *NORMS))
     ]
     try:
         with torch.no_grad():
@@ -58,10 +58,10 @@ def foldable_pairs(model: nn.Module, example_input: Tensor) -> list[Pair]:
 
 @torch.no_grad()
 def folded_layer(layer: nn.Module, norm: nn.Module) -> nn.Module:
-    """A copy of ``layer`` that computes what ``norm`` makes of its output.
+    """Copy ``layer`` with ``norm`` folded into it: the copy computes ``norm(layer(x))``.
 
-    ``w' = w g / sqrt(v + e)`` and ``b' = (b - m) g / sqrt(v + e) + h`` per output channel, of the normalization's mean
-    m, variance v, weight g (1 if it has none) and bias h (0 if it has none).
+    ``w' = w g / sqrt(v + e)`` and ``b' = (b - m) g / sqrt(v + e) + h`` per output channel, with the normalization's
+    mean m, variance v, weight g (1 if it has none) and bias h (0 if it has none).
 
     Paper: Jacob et al. 2018, arXiv:1712.05877, section 3.2.
     """
@@ -71,14 +71,19 @@ def folded_layer(layer: nn.Module, norm: nn.Module) -> nn.Module:
     bias = torch.zeros_like(scale) if layer.bias is None else layer.bias
     shift = (bias - norm.running_mean) * scale  # type: ignore[operator]
     shift = shift if norm.bias is None else shift + norm.bias  # type: ignore[operator]
-    along = (-1, *[1] * (layer.weight.dim() - 1))  # type: ignore[operator]
-    folded.weight = nn.Parameter(layer.weight * scale.view(along))  # type: ignore[operator]
+    per_output = (-1, *[1] * (layer.weight.dim() - 1))  # type: ignore[operator]
+    folded.weight = nn.Parameter(layer.weight * scale.view(per_output))  # type: ignore[operator]
     folded.bias = nn.Parameter(shift)
     return folded
 
 
-def fold(model: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
-    """Fold each pair in place; the normalization becomes an ``nn.Identity``."""
+def fold(model: nn.Module, pairs: Sequence[Sequence[str]]) -> nn.Module:
+    """Fold each pair in place; the normalization becomes an ``nn.Identity``.
+
+    Args:
+        model: Changed in place.
+        pairs: ``(layer name, normalization name)``.
+    """
     for layer_name, norm_name in pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         replace_module(model, layer_name, folded_layer(layer, norm))
@@ -87,14 +92,17 @@ def fold(model: nn.Module, pairs: Sequence[Pair]) -> nn.Module:
 
 
 def fold_batch_norm(model: nn.Module, example_input: Tensor) -> list[Pair]:
-    """Fold in place every pair that leaves the outputs as they were; return those folded.
+    """Fold every pair that leaves the outputs as they were, in place.
 
-    A layer whose output is also used elsewhere would change the outputs; a check on the example and on noise of two
-    strengths finds it, and it is left alone.
+    If a layer's output is also used elsewhere, folding would change the network's outputs. Outputs are compared on the
+    example and on noise of two strengths; a pair that changes them is not folded.
 
     Args:
-        model: In eval mode.
+        model: In eval mode; changed in place.
         example_input: ``[1, c, h, w]``.
+
+    Returns:
+        The folded pairs, ``(layer name, normalization name)``.
     """
     noise = torch.randn(8, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
     probes = torch.cat([example_input, noise[:4], 10 * noise[4:]])
@@ -114,6 +122,6 @@ def fold_batch_norm(model: nn.Module, example_input: Tensor) -> list[Pair]:
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` where ``name`` stands in ``model``."""
+    """Replace the module called ``name`` of ``model`` by ``module``, in place."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

@@ -1,58 +1,68 @@
-"""Keeping, while a network is trained, what earlier steps of a chain made of its weights."""
+"""Keeping what earlier steps of a chain made of the weights, while the network is trained again."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from src.contracts import StepCallback
+from src.contracts import NNCF_HOOKS, StepCallback
 
-MOST = 16_384  # values that a tensor may share; more are no codebook
-SAMPLE = 65_536
-CHANCE = 10 / 2**24  # ten times as many pairs of equal float32 as chance makes of each pair of weights
+MOST_VALUES = 16_384  # the most values that the weights of a tensor can share
+SAMPLE = 65_536  # weights that are looked at first
+CHANCE = 10 / 2**24  # ten times the probability that two float32 weights are equal by chance
 HALVES = (torch.bfloat16, torch.float16)
-FEW = 256  # values that may all be representable in 16 bits and still be a codebook
+FEW_VALUES = 256  # a codebook of at most this many values may be exact in a half precision
 
 
 def shared_values(weight: Tensor) -> Tensor | None:
-    """The distinct non-zero values of a tensor whose weights share them; None where they do not.
+    """Find the distinct non-zero values of a tensor whose weights share them.
 
-    Weights share values where there are at most 16,384 distinct ones, zero aside, and either each has two weights on
-    average or more weights are equal than chance would have it. More than 256 that bfloat16 or float16 can all hold
-    are no codebook: the network was stored in that precision, and its weights are equal where rounding made them so.
+    Weights share values if there are at most 16,384 distinct ones (zero is not counted), and if either each value has
+    two weights on average, or more weights are equal than chance explains. More than 256 values that are all exact in
+    bfloat16 or float16 are no codebook: the network was stored in that precision, and rounding made weights equal.
+
+    Args:
+        weight: Any shape, float32.
+
+    Returns:
+        The values, ``[k]``, ascending; None if the weights share none.
+
+    >>> shared_values(torch.tensor([0.0, 1.0, 1.0, 2.0, 2.0]))
+    tensor([1., 2.])
     """
     flat = weight.detach().flatten()
     sample = flat[:: max(1, flat.numel() // SAMPLE)]
-    if torch.unique(sample[sample != 0]).numel() > MOST:
+    if torch.unique(sample[sample != 0]).numel() > MOST_VALUES:
         return None
     flat = flat[flat != 0]
     values = torch.unique(flat)
     count, equal = flat.numel(), flat.numel() - values.numel()
     few = values.numel() <= count // 2 or equal >= 1 + CHANCE * count**2
-    return values if 0 < values.numel() <= MOST and few and not _rounded(values) else None
+    return values if 0 < values.numel() <= MOST_VALUES and few and not _rounded_to_half(values) else None
 
 
-def _rounded(values: Tensor) -> bool:
-    """Whether so many values are all those of a half precision that it must have made them."""
-    return values.numel() > FEW and any(torch.equal(values.to(half).to(values.dtype), values) for half in HALVES)
+def _rounded_to_half(values: Tensor) -> bool:
+    """Whether there are more than 256 values, and all are exact in one half precision."""
+    exact = (torch.equal(values.to(half).to(values.dtype), values) for half in HALVES)
+    return values.numel() > FEW_VALUES and any(exact)
 
 
 class Keep(StepCallback):
-    """Zeros stay zeros and weights that share a value go on sharing one, whatever trains the network.
+    """Keeps zeros zero and shared values shared in any training.
 
-    The gradient is projected onto the weights that keep the pattern: zero where a weight is zero, the members' mean
-    where they share a value. Members that start equal and see equal gradients stay equal to the bit under any
-    optimizer that treats each weight alike (SGD, Adam and their kind).
+    The gradient is projected onto the changes that keep the pattern: it becomes zero for a weight that is zero, and
+    the members' mean for weights that share a value. Members start equal and see equal gradients, so they stay equal
+    to the bit under any optimizer that treats each weight alike (SGD, Adam and their kind).
 
     Args:
-        model: Its weight tensors of two dimensions or more, as they are now, are the pattern.
+        model: Its weight tensors of two dimensions or more are the pattern, as they are now.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.zeros: dict[str, Tensor] = {}
         self.members: dict[str, tuple[Tensor, Tensor]] = {}
         for name, weight in model.named_parameters():
-            if weight.dim() < 2 or not weight.requires_grad or "__nncf_hooks" in name:
+            if weight.dim() < 2 or not weight.requires_grad or NNCF_HOOKS in name:
                 continue
             values = shared_values(weight)
             if values is not None:
@@ -77,13 +87,36 @@ class Keep(StepCallback):
 
 
 def label_members(weight: Tensor, values: Tensor) -> Tensor:
-    """Which of the sorted ``values [k]`` each weight is, counted from 1; 0 for a zero. int64, of the weight's shape."""
+    """Label each weight with the value that it has.
+
+    Args:
+        weight: Any shape; each weight is zero or one of ``values``.
+        values: ``[k]``, ascending.
+
+    Returns:
+        Labels, int64, of the weight's shape: the place of the value, counted from 1; 0 for a zero.
+
+    >>> label_members(torch.tensor([-1.0, 0.0, 3.0, -1.0]), torch.tensor([-1.0, 3.0]))
+    tensor([1, 0, 2, 1])
+    """
     labels = torch.bucketize(weight.detach(), values) + 1
     return labels.masked_fill_(weight.detach() == 0, 0)
 
 
 def member_sums(gradient: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Sum the gradient over the members of each label, ``[count]``; nothing moves label 0, the zeros."""
+    """Sum the gradient over the members of each label.
+
+    Args:
+        gradient: Any shape.
+        labels: int64, of the same shape, each in ``[0, count)``.
+        count: Number of labels.
+
+    Returns:
+        Sums, ``[count]``; that of label 0, the zeros, is 0.
+
+    >>> member_sums(torch.tensor([1.0, 5.0, 2.0, 4.0]), torch.tensor([1, 0, 2, 1]), 3)
+    tensor([0., 5., 2.])
+    """
     sums = torch.zeros(count, device=gradient.device, dtype=gradient.dtype)
     sums.index_add_(0, labels.flatten(), gradient.flatten())
     sums[0] = 0

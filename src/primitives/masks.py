@@ -1,4 +1,4 @@
-"""Which weights stay: exact, whatever the ties."""
+"""Which weights stay: masks with an exact count, even if scores are equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def keep_largest(scores: Tensor, keep: int) -> Tensor:
-    """Mark the ``keep`` largest scores; of equal ones those with the lower index stay.
+    """Mark the ``keep`` largest scores; of equal scores those with the lower index stay.
 
     Args:
         scores: Any shape, no NaN.
@@ -39,27 +39,39 @@ def keep_largest(scores: Tensor, keep: int) -> Tensor:
 
 
 def sparsity(masks: Mapping[str, Tensor]) -> float:
-    """The share of False over all masks, in [0, 1]."""
+    """The share of False over all masks, in [0, 1].
+
+    >>> sparsity({"conv": torch.tensor([True, False]), "fc": torch.tensor([True, True])})
+    0.25
+    """
     total = sum(mask.numel() for mask in masks.values())
     return 1 - sum(int(mask.sum()) for mask in masks.values()) / total
 
 
 def kept(count: int, sparsity: float) -> int:
-    """How many of ``count`` weights stay at ``sparsity``: the nearest whole number, at least one."""
+    """How many of ``count`` weights stay at ``sparsity``: the nearest whole number, at least 1.
+
+    >>> kept(10, 0.75), kept(10, 0.99)
+    (2, 1)
+    """
     return max(1, count - round(sparsity * count))
 
 
 def require_more_zeros(weights: Mapping[str, Tensor], sparsity: float) -> None:
-    """Raise ValueError where ``sparsity`` asks for no zero that is not there, or leaves fewer weights than layers."""
+    """Check that a pruning to ``sparsity`` removes something and leaves something.
+
+    Raises:
+        ValueError: The weights already have as many zeros, or fewer weights than layers would stay.
+    """
     total = sum(weight.numel() for weight in weights.values())
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())
-    asked = round(sparsity * total)
-    if asked <= zeros:
+    wanted = round(sparsity * total)
+    if wanted <= zeros:
         raise ValueError(
-            f"sparsity {sparsity} asks for {asked:,} zeros, and the network has {zeros:,} already: "
+            f"sparsity {sparsity} asks for {wanted:,} zeros, and the network has {zeros:,} already: "
             f"nothing would be pruned"
         )
-    if total - asked < len(weights):
+    if total - wanted < len(weights):
         raise ValueError(
-            f"sparsity {sparsity} leaves {total - asked} weights to {len(weights)} layers: everything would be removed"
+            f"sparsity {sparsity} leaves {total - wanted} weights to {len(weights)} layers: everything would be removed"
         )

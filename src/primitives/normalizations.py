@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
-Normalization = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+class Normalization(Protocol):
+    """Makes the scores of layers comparable; an axis of channel pruning."""
+
+    def __call__(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Normalize the scores of each group by itself.
+
+        Args:
+            scores: Scores by group name.
+
+        Returns:
+            Scores of the same names, order and shapes.
+        """
+        ...
 
 
 class ByNorm:
@@ -16,7 +29,7 @@ class ByNorm:
     """
 
     def __call__(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scores of norm 1 by group name; those that are all zero stay so.
+        """Give the scores of each group the norm 1; scores that are all zero stay zero.
 
         >>> import torch
         >>> ByNorm()({"conv": torch.tensor([3.0, 4.0]), "dead": torch.zeros(2)})
@@ -29,7 +42,7 @@ class ByMean:
     """Divide the scores of each group by the mean of their absolute values."""
 
     def __call__(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Scores of mean 1 by group name; those that are all zero stay so.
+        """Give the scores of each group the mean absolute value 1; scores that are all zero stay zero.
 
         >>> import torch
         >>> ByMean()({"conv": torch.tensor([1.0, 3.0]), "dead": torch.zeros(2)})
@@ -38,5 +51,5 @@ class ByMean:
         return {name: _divided(score, score.abs().mean()) for name, score in scores.items()}
 
 
-def _divided(score: Tensor, by: Tensor) -> Tensor:
-    return score if by == 0 else score / by
+def _divided(score: Tensor, divisor: Tensor) -> Tensor:
+    return score if divisor == 0 else score / divisor

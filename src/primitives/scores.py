@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,11 +21,11 @@ class Scores(Protocol):
 
         Args:
             model: A plain network; it is left as it was.
-            names: Of parameters.
+            names: Names of parameters.
             context: Calibration batches with their labels, the loss, a seed.
 
         Returns:
-            By parameter name, in the order of ``names``, each of its weight's shape and on its device.
+            Scores by parameter name, in the order of ``names``, each of its weight's shape and on its device.
         """
         ...
 
@@ -39,6 +40,9 @@ def magnitude_scores(weight: Tensor) -> Tensor:
         Scores of the same shape, non-negative, in the unit of ``weight``.
 
     Paper: Han et al. 2015, arXiv:1506.02626, section 3. No deviation.
+
+    >>> magnitude_scores(torch.tensor([-2.0, 0.5, 0.0, 1.5]))
+    tensor([2.0000, 0.5000, 0.0000, 1.5000])
     """
     return weight.detach().abs()
 
@@ -46,8 +50,18 @@ def magnitude_scores(weight: Tensor) -> Tensor:
 def taylor_scores(weight: Tensor, gradient: Tensor) -> Tensor:
     """Score each weight by how much the loss changes, to first order, when it becomes zero: ``|w g|``.
 
+    Args:
+        weight: Any shape.
+        gradient: Gradient of the mean loss with respect to the weight, of the same shape.
+
+    Returns:
+        Scores of the same shape, non-negative, in the unit of the loss.
+
     Paper: Molchanov et al. 2017, arXiv:1611.06440, equation 7; for weights in place of feature maps, and the gradient
     is that of the mean loss.
+
+    >>> taylor_scores(torch.tensor([-2.0, 0.5]), torch.tensor([1.0, -4.0]))
+    tensor([2., 2.])
     """
     return (weight.detach() * gradient).abs()
 
@@ -57,9 +71,15 @@ def curvature_scores(weight: Tensor, diagonal: Tensor) -> Tensor:
 
     Args:
         weight: Any shape.
-        diagonal: Of the loss's Hessian (or what stands for it), of the weight's shape.
+        diagonal: Diagonal of the loss's Hessian, or an estimate of it, of the weight's shape.
+
+    Returns:
+        Scores of the same shape, in the unit of the loss.
 
     Paper: LeCun, Denker and Solla 1989, Optimal Brain Damage, equation 4.
+
+    >>> curvature_scores(torch.tensor([-2.0, 0.5]), torch.tensor([1.0, 8.0]))
+    tensor([2., 1.])
     """
     return 0.5 * diagonal * weight.detach().square()
 
@@ -76,7 +96,7 @@ class Taylor:
 
     def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
         weights = {name: model.get_parameter(name) for name in names}
-        with _judged(model):
+        with _eval_with_gradients(model):
             total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
             count = 0
             for images, labels in batches_on_device(model, context):
@@ -87,25 +107,28 @@ class Taylor:
         return {name: taylor_scores(weights[name], total[name] / count) for name in names}
 
 
+@dataclass(frozen=True, kw_only=True)
 class Hessian:
     """``curvature_scores`` with the absolute diagonal of the loss's Hessian, estimated by random signs.
 
-    ``|mean v * (H v)|`` for v of independent random signs, which is ``diag H`` on average; of the mean loss over
-    calibration images.
+    The estimate is ``|mean v * (H v)|`` for vectors v of independent random signs; without the absolute value its
+    expectation is ``diag H``. H is the Hessian of the mean loss over the calibration images.
 
-    Args:
-        draws: Of v for each calibration batch, at least 1; the deviation falls with its root.
+    Attributes:
+        draws: Number of vectors v for each calibration batch, at least 1; the estimate's deviation falls with the
+            square root of it.
 
     Paper: LeCun et al. 1989 (Optimal Brain Damage); estimator: Bekas et al. 2007, and Yao et al. 2021,
     arXiv:2006.00719, section 3.1 (in place of the Gauss-Newton recursion of 1989). Deviation from 1989: the absolute
-    value, as Yao et al. have it. A few draws have half of a layer's estimates below zero by chance alone, by which the
-    largest weights would go first.
+    value, as in Yao et al. With a few draws, half of a layer's estimates are negative by chance alone, and the largest
+    of these weights would be removed first.
     """
 
-    def __init__(self, *, draws: int) -> None:
-        if draws < 1:
-            raise ValueError(f"draws must be at least 1, and is {draws}")
-        self.draws = draws
+    draws: int
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, and is {self.draws}")
 
     def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
         weights = [model.get_parameter(name) for name in names]
@@ -123,7 +146,7 @@ class Fisher:
         weights = [model.get_parameter(name) for name in names]
         totals = [torch.zeros_like(weight) for weight in weights]
         count = 0
-        with _judged(model):
+        with _eval_with_gradients(model):
             for images, labels in batches_on_device(model, context):
                 for image, label in zip(images.split(1), labels.split(1), strict=True):
                     loss = context.loss(model(image), label, image)
@@ -134,7 +157,7 @@ class Fisher:
 
 
 class Random:
-    """Chance: the control that every criterion must beat."""
+    """Random scores: the control that every criterion must beat."""
 
     def __call__(self, model: nn.Module, names: Sequence[str], context: Context) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(context.seed)
@@ -143,21 +166,33 @@ class Random:
 
 
 def hessian_diagonal(model: nn.Module, weights: Sequence[Tensor], context: Context, draws: int) -> list[Tensor]:
-    """Estimate the diagonal of the Hessian of the mean calibration loss, a tensor for each of ``weights``."""
+    """Estimate the diagonal of the Hessian of the mean calibration loss: ``mean v * (H v)``.
+
+    Args:
+        model: It is left as it was.
+        weights: Parameters of ``model``.
+        context: Calibration batches with their labels, the loss, a seed.
+        draws: Number of random sign vectors v for each calibration batch.
+
+    Returns:
+        A tensor for each of ``weights``, of its shape.
+
+    Paper: Bekas et al. 2007; Yao et al. 2021, arXiv:2006.00719, section 3.1.
+    """
     totals = [torch.zeros_like(weight) for weight in weights]
     generator = torch.Generator().manual_seed(context.seed)
     count = 0
-    with _judged(model):
+    with _eval_with_gradients(model):
         for images, labels in batches_on_device(model, context):
             loss = context.loss(model(images), labels, images)
             gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            curved = [at for at, gradient in enumerate(gradients) if gradient.requires_grad]
+            curved = [index for index, gradient in enumerate(gradients) if gradient.requires_grad]
             for _ in range(draws):
                 signs = [(torch.rand(w.shape, generator=generator) < 0.5).to(w) * 2 - 1 for w in weights]
                 products = torch.autograd.grad(
-                    [gradients[at] for at in curved],
+                    [gradients[index] for index in curved],
                     weights,
-                    [signs[at] for at in curved],
+                    [signs[index] for index in curved],
                     retain_graph=True,
                     materialize_grads=True,
                 )
@@ -168,7 +203,11 @@ def hessian_diagonal(model: nn.Module, weights: Sequence[Tensor], context: Conte
 
 
 def batches_on_device(model: nn.Module, context: Context) -> Iterator[tuple[Tensor, Tensor]]:
-    """The calibration batches on the model's device; raises ValueError if there is none."""
+    """Iterate over the calibration batches, moved to the model's device.
+
+    Raises:
+        ValueError: There is no batch.
+    """
     device = next(model.parameters()).device
     batches = 0
     for images, labels in context.calibration:
@@ -179,18 +218,18 @@ def batches_on_device(model: nn.Module, context: Context) -> Iterator[tuple[Tens
 
 
 def _gradients(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Of the loss by each weight; zero for one that the network does not use."""
+    """The gradient of the loss with respect to each weight; zero for a weight that the network does not use."""
     return torch.autograd.grad(loss, weights, materialize_grads=True)
 
 
 @contextmanager
-def _judged(model: nn.Module) -> Iterator[None]:
-    """In eval mode with gradients on, as it was afterwards."""
+def _eval_with_gradients(model: nn.Module) -> Iterator[None]:
+    """Eval mode with gradients enabled; afterwards each module is in the mode that it had."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.enable_grad():
             yield
     finally:
-        for module, was in training.items():
-            module.training = was
+        for module, was_training in training.items():
+            module.training = was_training

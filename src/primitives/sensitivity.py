@@ -1,4 +1,4 @@
-"""Reading what ``python -m src.sensitivity`` wrote."""
+"""Reading the file that ``python -m src.sensitivity`` writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 
 
 def read_sensitivity(file: str) -> Mapping[str, Any]:
-    """What ``python -m src.sensitivity`` wrote; raises ValueError where the file is missing or something else."""
+    """Read a ``sensitivity.json``.
+
+    Returns:
+        Its record: at least ``accuracy`` (of the unchanged network, in [0, 1]) and ``layers`` (measurements by weight
+        name).
+
+    Raises:
+        ValueError: The file is missing, cannot be read or is something else.
+    """
     try:
         record = json.loads(Path(file).expanduser().read_text())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Naming a stage by all that determines it, so that it can be found again and never be mistaken."""
+"""The identity of a stage: a hash of all that determines it, so that an equal stage is found and no other."""
 
 from __future__ import annotations
 
@@ -13,22 +13,30 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+FromImport = tuple[str, int, tuple[str, ...]]  # module, number of dots, names
+PROJECT = __name__.partition(".")[0]
 # Top-level modules whose distribution has another name.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "pytorch_lightning": "pytorch-lightning"}
 
 
-def identity(spec: Mapping[str, Any]) -> str:
-    """Hash a specification to 16 hexadecimal digits; key order does not matter.
-
-    Raises:
-        TypeError: ``spec`` holds something that JSON cannot.
-    """
-    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+def digest(text: str) -> str:
+    """The hash that names things: 16 hexadecimal digits of SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def identity(spec: Mapping[str, Any]) -> str:
+    """Hash a specification to 16 hexadecimal digits; the order of keys does not matter.
+
+    Raises:
+        TypeError: ``spec`` holds a value that JSON cannot.
+        ValueError: ``spec`` holds a number that is not finite.
+    """
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return digest(text)
+
+
 def targets_of(config: Any) -> set[str]:
-    """Every ``_target_`` in a resolved config, however deep."""
+    """Return every ``_target_`` in a resolved config, at any depth."""
     if isinstance(config, Mapping):
         own = {config["_target_"]} if isinstance(config.get("_target_"), str) else set()
         return own.union(*(targets_of(value) for value in config.values()))
@@ -38,7 +46,10 @@ def targets_of(config: Any) -> set[str]:
 
 
 def files_of(config: Any, key: str = "") -> dict[str, str]:
-    """The SHA-256 of each file that a resolved config names under a key ``weights`` or ``file``, by its full key."""
+    """Return the SHA-256 of each file that a resolved config names, by the file's full key.
+
+    A file is named by a key ``weights`` or ``file`` whose value is the path of an existing file.
+    """
     if isinstance(config, Mapping):
         parts = [files_of(value, f"{key}.{name}" if key else str(name)) for name, value in config.items()]
     elif isinstance(config, (list, tuple)):
@@ -47,19 +58,23 @@ def files_of(config: Any, key: str = "") -> dict[str, str]:
         named = isinstance(config, str) and key.rpartition(".")[2] in ("weights", "file")
         path = Path(config).expanduser() if named else None
         parts = [{key: hashlib.sha256(path.read_bytes()).hexdigest()}] if path is not None and path.is_file() else []
-    return {name: digest for part in parts for name, digest in part.items()}
+    return {name: sha256 for part in parts for name, sha256 in part.items()}
 
 
 def sources(targets: Iterable[str], alone: Iterable[str] = ()) -> dict[str, Any]:
-    """The source and the library versions that make what ``targets`` name.
+    """Return the source code and the library versions that ``targets`` depend on.
 
-    Follows the imports of each target's module, function bodies included, through all modules that are no installed
-    package: this project's and a user's. Of those the code counts, comments, layout and docstrings aside; of
-    installed packages the version.
+    Follows the imports of each target's module, also those inside functions, through all modules that are not
+    installed: those of this project and of the user. Their code counts, without comments, layout and docstrings; of an
+    installed package its version counts.
+
+    A package of this project whose ``__init__`` only re-exports names does not count as a whole: of
+    ``from src.contracts import Epoch`` the module that defines ``Epoch`` counts, so that a new result column does not
+    rename the stages of a training.
 
     Args:
         targets: Dotted names of modules, classes or functions.
-        alone: Names of modules that count by themselves, not what they import.
+        alone: Names of modules whose own code counts, but not their imports.
 
     Returns:
         ``{"code": digest over all modules, "versions": {distribution: version}}``.
@@ -76,14 +91,14 @@ def sources(targets: Iterable[str], alone: Iterable[str] = ()) -> dict[str, Any]
             packages.add(module.partition(".")[0])
             continue
         code[module], imported = _read(path, module)
-        waiting += [*imported, module.rpartition(".")[0]] if "." in module else imported
+        waiting += [*imported, *_parent(module)]
     for module in alone:
         path = _local_file(module)
         if path is not None:
             code.setdefault(module, _read(path, module)[0])
     joined = json.dumps(code, sort_keys=True)
     versions = {name: version for name in sorted(packages) if (version := _version(name)) is not None}
-    return {"code": hashlib.sha256(joined.encode()).hexdigest()[:16], "versions": versions}
+    return {"code": digest(joined), "versions": versions}
 
 
 def _module_of(target: str) -> str | None:
@@ -94,6 +109,14 @@ def _module_of(target: str) -> str | None:
         if _local_file(name) is not None:
             return name
     return parts[0]
+
+
+def _parent(module: str) -> list[str]:
+    """The package that runs before ``module``; the next one above if that package only re-exports names."""
+    package = module.rpartition(".")[0]
+    while package and _reexports(package) is not None:
+        package = package.rpartition(".")[0]
+    return [package] if package else []
 
 
 @functools.cache
@@ -132,26 +155,92 @@ def _local_file(module: str) -> Path | None:
 
 
 def _read(path: Path, module: str) -> tuple[str, list[str]]:
-    """Digest of a module's code, and the names of what it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imported: list[str] = []
+    """Digest of a module's code and of where its names come from, and the modules that it imports."""
+    text, plain, from_modules = _parsed(path, *_version_of_file(path))
+    imported = list(plain)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    origins: dict[str, str] = {}
+    for module_named, level, names in from_modules:
+        base = _base(module_named, level, package)
+        reexported = _reexports(base) or {}
+        for alias in names:
+            name = f"{base}.{alias}"
+            if _local_file(name) is not None:
+                imported.append(name)
+            elif alias in reexported:
+                imported.append(reexported[alias])
+                origins[name] = reexported[alias]
+            else:
+                imported.append(base)
+    found = [name for name in imported if name and name.partition(".")[0] not in sys.stdlib_module_names]
+    text += "".join(f"\n{name} = {origins[name]}" for name in sorted(origins))
+    return digest(text), found
+
+
+def _version_of_file(path: Path) -> tuple[int, int]:
+    """Changes if the file is written anew: time of modification and size."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@functools.cache
+def _parsed(path: Path, modified: int, size: int) -> tuple[str, list[str], list[FromImport]]:
+    """The code of a file without comments, layout and docstrings, and what it imports; parsed once for each version."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    plain: list[str] = []
+    from_modules: list[FromImport] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
+            plain += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *([base] if base else [])])
-            imported.append(base)
-            imported += [name for alias in node.names if _local_file(name := f"{base}.{alias.name}") is not None]
+            from_modules.append((node.module or "", node.level, tuple(alias.name for alias in node.names)))
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
             node, clean=False
         ):
             node.body = node.body[1:] or [ast.Pass()]
-    found = [name for name in imported if name and name.partition(".")[0] not in sys.stdlib_module_names]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16], found
+    return ast.unparse(tree), plain, from_modules
+
+
+def _base(module: str, level: int, package: str) -> str:
+    """Full name of ``module`` in ``from <module> import …`` within ``package``; ``level`` is the number of dots."""
+    if not level:
+        return module
+    above = package.split(".")[: len(package.split(".")) - level + 1]
+    return ".".join([*above, *([module] if module else [])])
+
+
+def _reexports(package: str) -> dict[str, str] | None:
+    """The modules that define the names which a package of this project re-exports.
+
+    None for any other module, and for a package whose ``__init__`` has code of its own. Only this project's packages
+    are read so, since their modules do nothing but define names when they are imported; a user's may do more.
+    """
+    path = _local_file(package) if package.partition(".")[0] == PROJECT else None
+    if path is None or path.name != "__init__.py":
+        return None
+    return _reexported(path, package, *_version_of_file(path))
+
+
+@functools.cache
+def _reexported(path: Path, package: str, modified: int, size: int) -> dict[str, str] | None:
+    names: dict[str, str] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            if any(alias.name == "*" or alias.asname is not None for alias in node.names):
+                return None
+            names |= {alias.name: _base(node.module or "", node.level, package) for alias in node.names}
+        elif not (_is_docstring(node) or _is_list_of_names(node)):
+            return None
+    return names
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_list_of_names(node: ast.stmt) -> bool:
+    """Whether a statement is ``__all__ = […]``."""
+    return isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
 
 
 @functools.cache

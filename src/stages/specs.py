@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
+
+from src.stages.identity import identity
 
 Config = Mapping[str, Any]
 
-# Where the data lies determines nothing; its checksum is a part of its own; calibration images serve later steps.
+# The folder of the data determines nothing; its checksum is a key of its own; calibration images serve later steps.
 NOT_DETERMINING = {"root", "sha256", "calibration_images"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage to be made or found again.
+
+    Attributes:
+        name: ``baseline``, the name of a step, ``export <target>`` or ``timing``.
+        spec: All that determines the stage.
+        identity: Hash of ``spec``.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    identity: str
+
+    @classmethod
+    def of(cls, name: str, spec: Mapping[str, Any]) -> Stage:
+        """The stage that ``spec`` determines."""
+        return cls(name, spec, identity(spec))
 
 
 def baseline_spec(
@@ -23,7 +45,18 @@ def baseline_spec(
     seed: int,
     made_by: Config,
 ) -> dict[str, Any]:
-    """A network trained from scratch, or one that came with weights (then no training determines it)."""
+    """A network that is trained, or one that is given with its weights; no training determines the latter.
+
+    Args:
+        data: Config of the data.
+        checksum: SHA-256 of the data.
+        model: Config of the model.
+        training: Config of the training.
+        weights_sha256: SHA-256 of the file of trained weights; None if the network is trained.
+        compute: Precision, device and threads of the training.
+        seed: Seed of the weights and the batch order.
+        made_by: Source code and library versions, as ``sources`` returns them.
+    """
     return {
         "kind": "baseline",
         "data": {key: value for key, value in data.items() if key not in NOT_DETERMINING},
@@ -48,9 +81,17 @@ def step_spec(
     seed: int,
     made_by: Config,
 ) -> dict[str, Any]:
-    """One method on what another stage made; that stage's identity stands for data, model and training.
+    """One method, applied to the network of another stage, whose identity covers data, model and training.
 
-    ``files`` holds the SHA-256 of each file that the method's settings name.
+    Args:
+        input_identity: Identity of that other stage.
+        calibration: SHA-256 of the calibration images.
+        method: Config of the method.
+        files: SHA-256 of each file that the method's settings name, by its key.
+        loss: Config of the training's loss.
+        compute: Precision, device and threads of the fine-tuning.
+        seed: Seed of the batch order and the method's random draws.
+        made_by: Source code and library versions, as ``sources`` returns them.
     """
     return {
         "kind": "step",
@@ -68,7 +109,15 @@ def step_spec(
 def export_spec(
     *, input_identity: str, classes: Sequence[str], target: Config, machine: str, made_by: Config
 ) -> dict[str, Any]:
-    """A file that names its classes, written for a target and measured on this machine."""
+    """A file, written for a target and measured on a machine.
+
+    Args:
+        input_identity: Identity of the stage whose network is exported.
+        classes: Names of the classes, which the file holds.
+        target: Config of the target.
+        machine: Name of the machine.
+        made_by: Source code and library versions, as ``sources`` returns them.
+    """
     return {
         "kind": "export",
         "input": input_identity,
@@ -80,7 +129,14 @@ def export_spec(
 
 
 def timing_spec(*, exports: Sequence[str], clock: Any, machine: str, made_by: Config) -> dict[str, Any]:
-    """The times of exported files, taken in turns on this machine."""
+    """The times of exported files, measured in turns on a machine.
+
+    Args:
+        exports: Identities of the stages that wrote the files.
+        clock: Settings of the measurement.
+        machine: Name of the machine.
+        made_by: Source code and library versions, as ``sources`` returns them.
+    """
     return {
         "kind": "timing",
         "exports": list(exports),
@@ -90,5 +146,6 @@ def timing_spec(*, exports: Sequence[str], clock: Any, machine: str, made_by: Co
     }
 
 
-def _values(compute: Any) -> Any:
-    return asdict(compute) if is_dataclass(compute) and not isinstance(compute, type) else compute
+def _values(settings: Any) -> Any:
+    """A dataclass as a dict; anything else as it is."""
+    return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else settings

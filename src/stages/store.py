@@ -1,9 +1,9 @@
-"""The folder of stages: what was made once is found again, what was cut off is gone on with."""
+"""The folder of stages: finished stages are reused, interrupted ones resume."""
 
 from __future__ import annotations
 
 import errno
-import json
+import math
 import os
 import shutil
 import time
@@ -13,25 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.files.records import read_record, write_record
+from src.files.writing import replacing
 from src.stages.identity import identity
 
 RECORD = "stage.json"
 WEIGHTS = "weights.safetensors"
 RUNS = "runs.txt"
-LOCKS = ".locks"
-FULL = 64 * 1024  # bytes left on a disk that is as good as full
+LOCKS = ".locks"  # a folder beside the stages; a name that begins with a dot is no stage
+LEAST_FREE_BYTES = 64 * 1024  # a disk with less is full
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage's folder as ``python -m src.artifacts`` lists it.
+class StoredStage:
+    """A stage in the store, as ``python -m src.artifacts`` lists it.
 
     Attributes:
-        identity: Its name.
-        record: What ``stage.json`` says; None while it is unfinished.
-        size_bytes: Of everything in the folder.
-        changed: When something in it was last written, seconds since 1970.
-        runs: The existing run folders that name it.
+        identity: Identity of the stage, which is the name of its folder.
+        record: Content of ``stage.json``; None if the stage is unfinished.
+        size_bytes: Size of all files in the folder.
+        changed: Time at which a file in the folder was last written, in seconds since 1970.
+        runs: The existing run folders that use the stage, relative to the store.
     """
 
     identity: str
@@ -42,13 +44,13 @@ class Stage:
 
 
 class StageStore:
-    """Stages under ``root``, one folder an identity.
+    """Stages under ``root``, each in a folder that is named by its identity.
 
-    A folder with ``stage.json`` is finished; one without holds the checkpoints of a stage that was cut off.
+    A folder with ``stage.json`` is a finished stage; a folder without it holds the checkpoints of an interrupted one.
 
     Args:
-        root: Made when the first stage is.
-        refresh_before: Finished stages older than this (seconds since 1970) are made anew; None refreshes none.
+        root: Folder of all stages; it is created with the first stage.
+        refresh_before: Finished stages older than this (seconds since 1970) are made again; None keeps all.
     """
 
     def __init__(self, root: Path, refresh_before: float | None = None) -> None:
@@ -56,12 +58,15 @@ class StageStore:
         self.refresh_before = refresh_before
 
     def folder(self, identity: str) -> Path:
-        """The stage's folder; it need not exist."""
+        """Return the folder of a stage, which need not exist."""
         return self.root / identity
 
     @contextmanager
     def hold(self, identity: str, run: Path) -> Iterator[Path]:
-        """Make the stage's folder, write down that ``run`` names it, and keep other processes out meanwhile."""
+        """Create the stage's folder, lock it against other processes, and note that ``run`` uses the stage.
+
+        After an error, half-written files are removed; checkpoints stay, so that the stage can resume.
+        """
         from filelock import FileLock
 
         folder = self.folder(identity)
@@ -79,47 +84,45 @@ class StageStore:
             try:
                 yield folder
             except BaseException as error:
-                full = shutil.disk_usage(self.root).free < FULL or "No space left" in str(error)
+                full = shutil.disk_usage(self.root).free < LEAST_FREE_BYTES or "No space left" in str(error)
                 self._tidy(folder)
                 if isinstance(error, Exception) and full:
                     raise OSError(errno.ENOSPC, "the disk is full", str(self.root)) from error
                 raise
 
     def find(self, identity: str) -> dict[str, Any] | None:
-        """The record of a finished stage, else None."""
+        """Return the record of a finished stage; None if it is unfinished or not there."""
         path = self.folder(identity) / RECORD
-        if not path.exists():
-            return None
-        record: dict[str, Any] = json.loads(path.read_text())
-        return record
+        return read_record(path) if path.exists() else None
 
     def finish(self, identity: str, record: Mapping[str, Any]) -> None:
-        """Write ``stage.json``, which makes the stage finished, and drop its checkpoints."""
+        """Write ``stage.json``, which makes the stage finished, and remove its checkpoints.
+
+        A number that is not finite, such as the mean loss of an epoch with an overflow, is written as null.
+        """
         folder = self.folder(identity)
-        part = folder / (RECORD + ".part")
-        part.write_text(json.dumps(record, indent=1))
-        os.replace(part, folder / RECORD)
-        for left in [*folder.glob("*.ckpt"), *folder.glob("*.part")]:
-            left.unlink()
+        write_record(folder / RECORD, _finite(record))
+        self._remove_unneeded(folder)
 
     def adopt(self, record: Path, weights: Path, run: Path) -> None:
-        """Take in a finished stage whose record and weights lie elsewhere, unless it is here.
+        """Copy a finished stage into the store from files elsewhere, unless the store has it.
 
         Args:
-            record: A copy of its ``stage.json``, from whose ``spec`` its identity follows.
+            record: A copy of its ``stage.json``; its ``spec`` determines the stage's identity.
             weights: A copy of its weights.
-            run: The run folder that names it.
+            run: The run folder that uses it.
         """
-        found: dict[str, Any] = json.loads(record.read_text())
-        name = identity(found["spec"])
+        name = identity(read_record(record)["spec"])
         if self.find(name) is None:
             with self.hold(name, run) as folder:
                 if self.find(name) is None:
-                    shutil.copyfile(weights, folder / WEIGHTS)
-                    self.finish(name, found)
+                    for source, name_here in ((weights, WEIGHTS), (record, RECORD)):  # the record last: it finishes
+                        with replacing(folder / name_here) as part:
+                            shutil.copyfile(source, part)
+                    self._remove_unneeded(folder)
 
-    def stages(self) -> list[Stage]:
-        """Every stage there is, the newest first."""
+    def stages(self) -> list[StoredStage]:
+        """List all stages, the newest first."""
         if not self.root.is_dir():
             return []
         found = []
@@ -129,7 +132,7 @@ class StageStore:
             files = [path for path in folder.rglob("*") if path.is_file()]
             named = (folder / RUNS).read_text().splitlines() if (folder / RUNS).exists() else []
             found.append(
-                Stage(
+                StoredStage(
                     identity=folder.name,
                     record=self.find(folder.name),
                     size_bytes=sum(path.stat().st_size for path in files),
@@ -139,8 +142,8 @@ class StageStore:
             )
         return sorted(found, key=lambda stage: stage.changed, reverse=True)
 
-    def remove(self, stage: Stage) -> None:
-        """Remove a stage's folder; one that a process holds just now is waited for."""
+    def remove(self, stage: StoredStage) -> None:
+        """Remove a stage's folder; wait if a process holds it."""
         from filelock import FileLock
 
         (self.root / LOCKS).mkdir(exist_ok=True)
@@ -148,15 +151,21 @@ class StageStore:
             shutil.rmtree(self.folder(stage.identity))
 
     @staticmethod
+    def _remove_unneeded(folder: Path) -> None:
+        """Remove what a finished stage does not need."""
+        for path in [*folder.glob("*.ckpt"), *folder.glob("*.part")]:
+            path.unlink()
+
+    @staticmethod
     def _finished_at(folder: Path) -> float:
-        """When it was finished; of one that was cut off, when its last checkpoint was written."""
+        """Time at which the stage was finished, or at which the last checkpoint of an unfinished one was written."""
         record = folder / RECORD
         made = [record] if record.exists() else list(folder.glob("*.ckpt"))
         return max((path.stat().st_mtime for path in made), default=time.time())
 
     @staticmethod
     def _tidy(folder: Path) -> None:
-        """Leave no half-written file, and no folder of a stage that got nowhere."""
+        """Remove half-written files, and the whole folder if nothing of the stage is left."""
         for part in folder.glob("*.part"):
             part.unlink()
         if {path.name for path in folder.iterdir()} <= {RUNS}:
@@ -168,3 +177,12 @@ class StageStore:
         for path in folder.iterdir():
             if path.name != RUNS and path.is_file():
                 path.unlink()
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null in place of each number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

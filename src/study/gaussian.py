@@ -1,4 +1,4 @@
-"""Bayesian optimization of a search: what the trials so far say about the next one."""
+"""Bayesian optimization of a search: Gaussian processes of the trials so far choose the next one."""
 
 from __future__ import annotations
 
@@ -12,39 +12,42 @@ from optuna.search_space import intersection_search_space
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-LEAST = 1e-6  # whose logarithm stands for that of nothing
-FAR = 1.0  # by how much a trial that failed misses each limit at least
+SMALLEST = 1e-6  # smaller values count as this one, so that a logarithm exists
+FAILED_VIOLATION = 1.0  # a failed trial counts as missing each limit by at least this much
 
-Space = dict[str, BaseDistribution]
+Distributions = dict[str, BaseDistribution]
 
 
 class GaussianProcess(optuna.samplers.BaseSampler):
-    """Chooses where the expected improvement within the budget is largest (Gardner et al. 2014).
+    """Chooses the point with the largest expected improvement within the budget.
 
-    Bytes, milliseconds and errors differ by factors, and a search asks by what factor: so the processes model
-    logarithms, as the judge's violations are already. A trial that failed counts as the worst. Optuna's ``GPSampler``
-    does the rest, asked in a study of its own in memory.
+    The processes model logarithms of bytes, milliseconds and errors, since a search compares these by ratios; the
+    judge's violations are logarithms already. A failed trial counts as the worst one known. Optuna's ``GPSampler``
+    does the rest on the changed values, in a study of its own in memory.
 
     Args:
-        seed: Of its choices.
-        startup: So many trials must be complete before it chooses; chance does until then.
-        most: The last so many are learned from, beside the best; the time of a choice grows with their cube.
+        seed: Seed of its choices.
+        startup: Number of completed trials before it chooses; the first ones are chosen at random.
+        most: Number of latest trials that it learns from, beside the best ones. The time of a choice grows with the
+            cube of this number.
 
     Raises:
         ValueError: ``startup`` or ``most`` is less than 1.
+
+    Paper: Gardner et al. 2014, "Bayesian Optimization with Inequality Constraints" (ICML). Deviation: logarithms.
     """
 
     def __init__(self, *, seed: int, startup: int, most: int) -> None:
         if startup < 1 or most < 1:
             raise ValueError(f"startup and most must be at least 1, and are {startup} and {most}")
         self.seed, self.startup, self.most = seed, startup, most
-        self.chance = optuna.samplers.RandomSampler(seed=seed)
+        self.random = optuna.samplers.RandomSampler(seed=seed)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Space:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> Distributions:
         complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         return intersection_search_space(complete) if len(complete) >= self.startup else {}
 
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Distributions) -> dict[str, Any]:
         if not search_space:
             return {}
         states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
@@ -66,27 +69,29 @@ class GaussianProcess(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self.chance.sample_independent(study, trial, param_name, param_distribution)
+        return self.random.sample_independent(study, trial, param_name, param_distribution)
 
 
 def _logarithmic(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    """The trial with logarithms of its values: of what is to be small, and of what a share lacks to be whole."""
+    """The trial with log(value) for each objective to minimize, and -log(1 - value) for each share to maximize."""
     values = [
-        math.log(max(value, LEAST)) if direction is StudyDirection.MINIMIZE else -math.log(max(1 - value, LEAST))
+        math.log(max(value, SMALLEST)) if direction is StudyDirection.MINIMIZE else -math.log(max(1 - value, SMALLEST))
         for value, direction in zip(trial.values, study.directions, strict=True)
     ]
-    return _valued(trial, values, trial.constraints)
+    return _with_values(trial, values, trial.constraints)
 
 
 def _worst(study: optuna.Study, trial: FrozenTrial, known: Sequence[FrozenTrial]) -> FrozenTrial:
-    """A trial that failed, as one that is worse than all that is known."""
+    """A failed trial with the worst values and violations that ``known`` trials have."""
     values = [
         max(each) if direction is StudyDirection.MINIMIZE else min(each)
         for each, direction in zip(zip(*(other.values for other in known), strict=True), study.directions, strict=True)
     ]
-    limits = known[0].constraints
-    return _valued(trial, values, {name: max(FAR, *(each.constraints[name] for each in known)) for name in limits})
+    violations = {
+        name: max(FAILED_VIOLATION, *(each.constraints[name] for each in known)) for name in known[0].constraints
+    }
+    return _with_values(trial, values, violations)
 
 
-def _valued(trial: FrozenTrial, values: Sequence[float], constraints: dict[str, float]) -> FrozenTrial:
+def _with_values(trial: FrozenTrial, values: Sequence[float], constraints: dict[str, float]) -> FrozenTrial:
     return create_trial(values=values, params=trial.params, distributions=trial.distributions, constraints=constraints)

@@ -1,4 +1,4 @@
-"""What counts in a search: objectives, limits, who beats whom, and when a trial is not worth its training."""
+"""How a search compares trials: objectives, limits, the Pareto front, and when to stop a trial early."""
 
 from __future__ import annotations
 
@@ -9,40 +9,28 @@ from typing import Literal
 
 import numpy as np
 
-from src.results import Budget
+from src.contracts import BY_NAME, COLUMNS, Row
+from src.experiment.budget import ACCURACY_DROP, LIMITED, Budget
 
 ACCURACY = "accuracy_validation"
 # What is measured of a trial's file without the test set.
-COLUMNS = (
-    ACCURACY,
-    "size_bytes",
-    "size_gzip_bytes",
-    "latency_ms_p50",
-    "latency_ms_p95",
-    "parameters",
-    "nonzero_parameters",
-    "macs",
-    "peak_activation_bytes",
-    "energy_uj_estimate",
-    "bits_per_weight",
-)
-LIMITS = {
-    "size_bytes": "size_bytes",
-    "size_gzip_bytes": "size_gzip_bytes",
-    "latency_ms": "latency_ms_p50",
-    "energy_uj": "energy_uj_estimate",
-}
-Values = Mapping[str, float]
+SEARCHED = tuple(column.name for column in COLUMNS if column.searched)
+FAR_BELOW = 0.25  # all values below this share of a limit count alike
+Direction = Literal["minimize", "maximize"]
+Values = Mapping[str, float]  # measured columns by name
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Compares what was measured.
+    """Compares what was measured of trials.
 
     Attributes:
-        objectives: Columns; accuracies are to be large, all others small.
-        budget: What must hold; the accuracy against the baseline's.
-        baseline: The baseline's accuracy on validation data, of its exported file.
+        objectives: Names of the columns to optimize; each column declares which of its values are better.
+        budget: The limits that must hold.
+        baseline: Accuracy of the baseline's exported file on validation data, a share.
+
+    Raises:
+        ValueError: There is no objective, or one that a search cannot measure.
     """
 
     objectives: tuple[str, ...]
@@ -53,101 +41,110 @@ class Judge:
         if not self.objectives:
             raise ValueError("objectives is empty: at least one column is needed")
         for column in self.objectives:
-            if column not in COLUMNS:
-                raise ValueError(f"objectives: there is no column {column}; there are {', '.join(COLUMNS)}")
+            if column not in SEARCHED:
+                raise ValueError(f"objectives: there is no column {column}; there are {', '.join(SEARCHED)}")
 
     @property
-    def directions(self) -> list[Literal["minimize", "maximize"]]:
-        """``maximize`` or ``minimize`` for each objective."""
-        return ["maximize" if column == ACCURACY else "minimize" for column in self.objectives]
+    def directions(self) -> list[Direction]:
+        """Optuna's direction of each objective."""
+        return ["maximize" if BY_NAME[column].direction == "higher" else "minimize" for column in self.objectives]
 
     @property
-    def columns(self) -> list[str]:
-        """All that counts beside accuracy: objectives and what has a limit."""
-        limited = [column for name, column in LIMITS.items() if getattr(self.budget, name) is not None]
-        return list(dict.fromkeys([*self.objectives, *limited]))
+    def limits(self) -> dict[str, tuple[str, float]]:
+        """Column and limit by the budget's key, in the columns' order; ``accuracy_drop`` is no limit of a column."""
+        set_limits = self.budget.limits
+        return {
+            key: (column.name, set_limits[key])
+            for key, column in LIMITED.items()
+            if key in set_limits and key != ACCURACY_DROP
+        }
+
+    @property
+    def required(self) -> list[str]:
+        """The columns that every trial must have measured: the objectives, then the limited ones."""
+        return list(dict.fromkeys([*self.objectives, *(column for column, _ in self.limits.values())]))
 
     @property
     def timed(self) -> bool:
-        """Whether latency counts, and so must be measured."""
-        return any(column.startswith("latency") for column in self.columns)
+        """Whether an objective or a limit is a latency, so that trials must be timed."""
+        return any(column.startswith("latency") for column in self.required)
 
     def violations(self, values: Values) -> dict[str, float]:
-        """By limit how far it is missed, 0 at the limit: of errors, for accuracy; see ``_missed``."""
+        """How far each limit is missed, by the budget's key: at most 0 if it holds; see ``_violation``.
+
+        ``accuracy_drop`` compares errors (1 - accuracy), so that it grows by factors as the other limits do.
+        """
         found = {}
         if self.budget.accuracy_drop is not None:
-            found["accuracy_drop"] = _missed(1 - values[ACCURACY], 1 - self.baseline + self.budget.accuracy_drop)
-        for name, column in LIMITS.items():
-            limit = getattr(self.budget, name)
-            if limit is not None:
-                found[name] = _missed(values[column], limit)
+            allowed_error = 1 - self.baseline + self.budget.accuracy_drop
+            found[ACCURACY_DROP] = _violation(1 - values[ACCURACY], allowed_error)
+        for key, (column, limit) in self.limits.items():
+            found[key] = _violation(values[column], limit)
         return found
 
-    def keeps(self, values: Values) -> bool:
-        """Whether everything is within the budget."""
+    def within_budget(self, values: Values) -> bool:
+        """Whether every limit holds."""
         return all(violation <= 0 for violation in self.violations(values).values())
 
-    def missed(self, values: Values) -> str:
+    def missed_limits(self, values: Values) -> str:
         """The limits that are missed, in words."""
-        said = {"accuracy_drop": f"accuracy fell by {100 * (self.baseline - values[ACCURACY]):.2f} points"}
-        for name, column in LIMITS.items():
-            if getattr(self.budget, name) is not None:
-                said[name] = f"{column} is {values[column]:,.4g} of at most {getattr(self.budget, name):,.4g}"
-        return ", ".join(said[name] for name, violation in self.violations(values).items() if violation > 0)
+        words = {ACCURACY_DROP: f"accuracy fell by {100 * (self.baseline - values[ACCURACY]):.2f} points"}
+        for key, (column, limit) in self.limits.items():
+            words[key] = f"{column} is {values[column]:,.4g} of at most {limit:,.4g}"
+        return ", ".join(words[key] for key, violation in self.violations(values).items() if violation > 0)
 
-    def beats(self, values: Values, other: Values, columns: Sequence[str] = ()) -> bool:
-        """Whether no column (the objectives', unless given) is worse, and one is better."""
-        signs = [(column, -1 if column == ACCURACY else 1) for column in columns or self.objectives]
-        ours, theirs = ([sign * each[column] for column, sign in signs] for each in (values, other))
+    def dominates(self, values: Values, other: Values, columns: Sequence[str] = ()) -> bool:
+        """Whether ``values`` are worse in no column and better in one; the columns are the objectives if not given."""
+        compared = columns or self.objectives
+        ours, theirs = ([BY_NAME[name].sign * each[name] for name in compared] for each in (values, other))
         return all(a <= b for a, b in zip(ours, theirs, strict=True)) and ours != theirs
 
-    def front(self, trials: Mapping[int, Values]) -> list[int]:
-        """Those that no other beats in the objectives and in accuracy, the best by the first objective first.
+    def pareto_front(self, trials: Mapping[int, Values]) -> list[int]:
+        """Numbers of the trials that no other dominates in objectives and accuracy, by the first objective.
 
-        Of trials that measured the same the first one stands for all.
+        If several trials measured the same, only the first of them is on the front.
         """
         distinct: dict[tuple[float, ...], int] = {}
         for number, values in sorted(trials.items()):
-            distinct.setdefault(self.order(values), number)
-        points = np.array(list(distinct))
-        beaten = [((points <= point).all(1) & (points < point).any(1)).any() for point in points]
-        return [
-            number for _, number in sorted((p, n) for (p, n), b in zip(distinct.items(), beaten, strict=True) if not b)
-        ]
+            distinct.setdefault(self.sort_key(values), number)
+        keys = np.array(list(distinct))
+        dominated = [((keys <= key).all(1) & (keys < key).any(1)).any() for key in keys]
+        return [number for (_, number), out in sorted(zip(distinct.items(), dominated, strict=True)) if not out]
 
-    def order(self, values: Values) -> tuple[float, ...]:
-        """All that counts, less being better: the objectives, then accuracy."""
-        return tuple(
-            -values[column] if column == ACCURACY else values[column] for column in (*self.objectives, ACCURACY)
-        )
+    def sort_key(self, values: Values) -> tuple[float, ...]:
+        """The objectives, then accuracy, each with the sign that makes less the better."""
+        return tuple(BY_NAME[column].sign * values[column] for column in (*self.objectives, ACCURACY))
 
-    def not_worth(self, values: Values, gain: float, kept: Sequence[Values]) -> str | None:
-        """Why a trial measured after a short fine-tuning need not be trained longer, or None.
+    def stop_reason(self, values: Values, gain: float, rivals: Sequence[Values]) -> str | None:
+        """Why a trial measured after a short fine-tuning need not be trained longer; None if it must.
 
         Args:
-            values: Measured after the short one.
-            gain: Accuracy that a longer one may add at best, a share.
-            kept: What trials within the budget reached.
+            values: Measured after the short fine-tuning.
+            gain: The largest accuracy that longer fine-tuning may add, a share.
+            rivals: What completed trials within the budget measured.
         """
         hoped = {**values, ACCURACY: min(1.0, values[ACCURACY] + gain)}
-        if not self.keeps(hoped):
-            even = (
-                f" even with {100 * gain:.2f} points more" if self.violations(hoped).get("accuracy_drop", 0) > 0 else ""
-            )
-            return f"out of budget: {self.missed(hoped)}{even}"
+        if not self.within_budget(hoped):
+            gained = ""
+            if self.violations(hoped).get(ACCURACY_DROP, 0) > 0:
+                gained = f" even with {100 * gain:.2f} points more"
+            return f"out of budget: {self.missed_limits(hoped)}{gained}"
         columns = self.objectives if len(self.objectives) > 1 else (*self.objectives, ACCURACY)
-        if any(self.beats(other, hoped, columns) for other in kept):
+        if any(self.dominates(rival, hoped, columns) for rival in rivals):
             return "beaten: another trial within the budget is better in everything that counts"
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping:
-    """Learns from trials trained to the end how much longer fine-tuning gains.
+    """Estimates from completed trials how much accuracy longer fine-tuning can add.
 
     Attributes:
-        observed: So many of them before any trial is stopped.
-        margin: The largest gain seen is multiplied by it.
+        observed: Number of completed trials that are needed before any trial is stopped.
+        margin: Factor on the largest gain seen so far.
+
+    Raises:
+        ValueError: ``observed`` is less than 1, or ``margin`` less than 0.
     """
 
     observed: int
@@ -157,18 +154,27 @@ class Stopping:
         if self.observed < 1 or self.margin < 0:
             raise ValueError("observed must be at least 1, and margin at least 0")
 
-    def gain(self, length: float, accuracies: Sequence[Mapping[float, float]]) -> float:
-        """What fine-tuning beyond ``length`` may add to the accuracy; infinite where too little is known.
+    def possible_gain(self, length: float, accuracies: Sequence[Mapping[float, float]]) -> float:
+        """The accuracy that fine-tuning beyond ``length`` may add; infinite if too few trials have shown it.
 
         Args:
             length: Share of the whole fine-tuning.
-            accuracies: For each finished trial by share.
+            accuracies: For each completed trial its accuracy by share of the fine-tuning.
         """
         gains = [each[1.0] - each[length] for each in accuracies if length in each and 1.0 in each]
         return self.margin * max(0.0, *gains) if len(gains) >= self.observed else float("inf")
 
 
-def _missed(value: float, limit: float) -> float:
-    """How far a value is above its limit: the logarithm of their ratio; all below a quarter of it count alike."""
-    missed = math.log(max(value / limit, 0.25)) if limit > 0 else value - limit
-    return round(missed, 9)  # floats that should be equal
+def searched_values(row: Row) -> dict[str, float]:
+    """The columns of a row that a search measures, without unknown ones."""
+    known = {name: getattr(row, name) for name in SEARCHED}
+    return {name: float(value) for name, value in known.items() if value is not None}
+
+
+def _violation(value: float, limit: float) -> float:
+    """How far ``value`` exceeds ``limit``, at most 0 if it does not: log(value / limit), at least log(``FAR_BELOW``).
+
+    If the limit is not positive, it is their difference.
+    """
+    violation = math.log(max(value / limit, FAR_BELOW)) if limit > 0 else value - limit
+    return round(violation, 9)  # makes floats equal that should be

@@ -1,22 +1,30 @@
-"""What came of a search: written to its folder, said to a person, told to the model registry."""
+"""What a search ended with: ``search.json``, the lines for a person, and the model to register."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 
-from src import results
-from src.console import remarks, table
-from src.contracts import Row
-from src.study import telling
-from src.study.claims import REASON, finished
+from src.contracts import BY_NAME, Entry, Registration, Row
+from src.display.tables import remarks, table
+from src.experiment.budget import LIMITED
+from src.experiment.results import SEARCH
+from src.files.records import write_record
+from src.study.attributes import REASON
+from src.study.claims import finished_trials
 from src.study.judging import Judge
-from src.tracking.provenance import git_commit
+from src.study.plot import plot_front
+from src.study.summary import (
+    completed_values,
+    front_table,
+    nearest_miss,
+    point_of,
+    search_record,
+    time_figures,
+)
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,16 @@ class Outcome:
     """A search that is over.
 
     Attributes:
-        study: Every trial.
-        judge: What counts.
-        target: Whose file counts.
-        folder: Of the search.
-        baseline: Its rows, one a target.
-        finalists: By trial the rows of its files, one a target; those of the baseline where it has no step.
-        chosen: The best finalist within the budget; None where there is none.
-        notes: What is to be said of finalists that miss it after all.
-        commands: By finalist what makes it again.
+        study: The study with every trial.
+        judge: Compares its trials.
+        target: Name of the target whose file was measured in each trial.
+        folder: Folder of the search.
+        baseline: Rows of the baseline's files, one for each target.
+        finalists: Rows of each finalist's files, one for each target, by trial number; a chain of no step has the
+            baseline's rows.
+        chosen: Number of the best finalist within the budget; None if there is none.
+        notes: A line for each finalist that misses the budget when it is measured once more.
+        commands: The command that makes a finalist again, by trial number.
     """
 
     study: optuna.Study
@@ -47,73 +56,78 @@ class Outcome:
 
     @property
     def rows(self) -> list[Row]:
-        """The baseline's, then the finalists'."""
+        """The baseline's rows, then the finalists'."""
         return [*self.baseline, *(row for rows in self.finalists.values() for row in rows if row not in self.baseline)]
 
     @property
     def identity(self) -> str:
-        """Of the chosen stage, or the baseline."""
+        """Identity of the stage that was chosen; the baseline's if none was."""
         return (self.baseline if self.chosen is None else self.finalists[self.chosen])[0].identity
 
-    def write(self, budget: Mapping[str, Any]) -> None:
-        """``search.json`` of all trials, ``front.png``, and ``model_card.md`` later where one is registered."""
-        front = self.judge.front(telling.whole(self.study))
-        results.write_search(
-            self.folder,
-            {
-                "name": self.study.study_name,
-                "target": self.target,
-                "objectives": list(self.judge.objectives),
-                "budget": dict(budget),
-                "baseline_accuracy_validation": self.judge.baseline,
-                "chosen": self.chosen,
-                "commands": {str(number): line for number, line in self.commands.items()},
-                "front": front,
-                "trials": [telling.described(trial, self.judge) for trial in finished(self.study)],
-                **telling.figures(self.study),
-            },
-        )
-        telling.draw(self.study, self.judge, self.chosen, self.folder / "front.png")
+    def write(self) -> None:
+        """Write ``search.json``, which holds every trial, and ``front.png``."""
+        trials = completed_values(self.study)
+        content = {
+            "name": self.study.study_name,
+            "target": self.target,
+            "objectives": list(self.judge.objectives),
+            "budget": {key: self.judge.budget.limits.get(key) for key in LIMITED},
+            "baseline_accuracy_validation": self.judge.baseline,
+            "chosen": self.chosen,
+            "commands": {str(number): command for number, command in self.commands.items()},
+            "front": self.judge.pareto_front(trials),
+            "trials": [search_record(trial, self.judge) for trial in finished_trials(self.study)],
+            **time_figures(self.study),
+        }
+        write_record(self.folder / SEARCH, content)
+        plot_front(trials, self.judge, self.chosen, self.folder / "front.png")
 
     def lines(self) -> list[str]:
         """The front, the finalists' rows, the chosen model's files and the command that makes it again."""
-        rows = results.rows_of(self.folder)
-        front = self.judge.front(telling.whole(self.study))
-        trials = finished(self.study)
-        lines = ["", f"The front ({len(front)} of {len(trials)} trials):"]
-        lines += telling.front_table(self.study, self.judge, front)
-        lines += ["", *table(rows), "", *remarks(rows), *self.notes]
-        lines += [f"Failed: trial {t.number}: {t.user_attrs[REASON]}" for t in trials if REASON in t.user_attrs]
-        lines += self._said_of_chosen() if self.chosen is not None else [telling.nearest(self.study, self.judge)]
-        share = 100 * telling.figures(self.study)["overhead_share"]
+        front = self.judge.pareto_front(completed_values(self.study))
+        trials = finished_trials(self.study)
+        overhead = 100 * time_figures(self.study)["overhead_share"]
         return [
-            *lines,
-            f"Written: {self.folder} (search.json, front.png)    {share:.1f} % of the time went to the search",
+            "",
+            f"The front ({len(front)} of {len(trials)} trials):",
+            *front_table(self.study, self.judge, front),
+            "",
+            *table([Entry(row) for row in self.rows]),
+            "",
+            *remarks(self.rows),
+            *self.notes,
+            *(f"Failed: trial {t.number}: {t.user_attrs[REASON]}" for t in trials if REASON in t.user_attrs),
+            *(self._chosen_lines() if self.chosen is not None else [nearest_miss(self.study, self.judge)]),
+            f"Written: {self.folder} (search.json, front.png)    {overhead:.1f} % of the time went to the search",
         ]
 
-    def registration(self, limits: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
-        """The chosen row, and what the registry is told of it; ``limits`` are those of the budget that are set."""
+    def registration(self, git_commit: str | None) -> Registration:
+        """The chosen model for the registry; there must be one."""
         assert self.chosen is not None
-        return self._counted(self.finalists[self.chosen]), {
-            "objective": self.judge.objectives[0],
-            "budget": json.dumps(dict(limits)),
-            "within_budget": "true",
-            "command": self.commands[self.chosen],
-            "git_commit": git_commit(),
-            "point": json.dumps(telling.point(self.study, self.chosen)),
-        }
+        row = self._searched_row(self.finalists[self.chosen])
+        return Registration(
+            name=f"{row.data}-{row.model}",
+            row=row,
+            rows=[*self.finalists[self.chosen], *self.baseline],
+            objective=self.judge.objectives[0],
+            budget=self.judge.budget.limits,
+            command=self.commands[self.chosen],
+            git_commit=git_commit,
+            point=point_of(self.study, self.chosen),
+        )
 
-    def _said_of_chosen(self) -> list[str]:
+    def _chosen_lines(self) -> list[str]:
         assert self.chosen is not None
         rows = self.finalists[self.chosen]
-        row, allowed = self._counted(rows), self.judge.budget.accuracy_drop
-        drop = round(self._counted(self.baseline).accuracy - row.accuracy, 9)
-        said = f"Chosen: trial {self.chosen}, {telling.spoken('accuracy', row.accuracy)} of the test set"
-        said += f" (drop {100 * drop:.2f})"
+        row, allowed = self._searched_row(rows), self.judge.budget.accuracy_drop
+        drop = round(self._searched_row(self.baseline).accuracy - row.accuracy, 9)
+        accuracy = BY_NAME["accuracy"].text([row.accuracy])
+        line = f"Chosen: trial {self.chosen}, {accuracy} of the test set (drop {100 * drop:.2f})"
         if allowed is not None and drop > allowed:
-            said += f"; on the test set the budget of {100 * allowed:.2f} points is missed"
+            line += f"; on the test set the budget of {100 * allowed:.2f} points is missed"
         files = [f"  {self.folder / f'trial_{self.chosen}' / each.artifact}" for each in rows]
-        return [said, *files, f"Made again by: {self.commands[self.chosen]}"]
+        return [line, *files, f"Made again by: {self.commands[self.chosen]}"]
 
-    def _counted(self, rows: Sequence[Row]) -> Row:
+    def _searched_row(self, rows: Sequence[Row]) -> Row:
+        """The row of the target whose file was measured in each trial."""
         return next(row for row in rows if row.target == self.target)

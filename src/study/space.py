@@ -1,4 +1,4 @@
-"""What a search may choose: which steps are in the chain, and the settings of each."""
+"""The space of a search: which steps a chain may have, and which values their settings may take."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-Point = dict[str, Any]  # a choice for every dimension that counts, by the dimension's name
+# The chosen value of each dimension by the dimension's name, such as ``prune.sparsity``; the name of an optional step
+# says whether the chain has it. Settings of a step that is left out are left out, too.
+Point = dict[str, Any]
 
 
 class Chooser(Protocol):
-    """Gives values to dimensions; an Optuna trial is one."""
+    """Chooses the values of dimensions; an Optuna trial is one."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -23,16 +25,20 @@ class Chooser(Protocol):
 
 @runtime_checkable
 class Dimension(Protocol):
-    """A setting that is searched; ``hardest`` is the value that compresses most."""
+    """A setting that is searched.
+
+    Attributes:
+        hardest: The value that compresses most.
+    """
 
     hardest: Any
 
     def choose(self, chooser: Chooser, name: str) -> Any:
-        """Ask for a value."""
+        """Let ``chooser`` choose the value of the dimension ``name``."""
         ...
 
-    def within(self, value: Any) -> Any:
-        """The nearest value that may be chosen."""
+    def nearest(self, value: Any) -> Any:
+        """The allowed value nearest to ``value``."""
         ...
 
 
@@ -40,10 +46,14 @@ class Number:
     """A real number.
 
     Args:
-        mildest, hardest: The ends of the range, named by how much they compress (of what compresses nothing, such as
-            a rate, either way round).
-        log: Whether ratios count, not differences; then both are more than 0.
-        step: Only values so far apart are chosen, so that stages of earlier trials are found again; null for any.
+        mildest, hardest: The ends of the range, named by how much they compress; in either order for a setting that
+            compresses nothing, such as a learning rate.
+        log: Whether values are chosen by their ratios, not by their differences; both ends are then more than 0.
+        step: Distance of the values that may be chosen, so that trials find each other's stages again; null allows
+            every value.
+
+    Raises:
+        ValueError: An end is no number, or not more than 0 if ``log`` is true; or ``step`` does not divide the range.
     """
 
     def __init__(self, *, mildest: float, hardest: float, log: bool, step: float | None = None) -> None:
@@ -56,7 +66,7 @@ class Number:
     def choose(self, chooser: Chooser, name: str) -> float:
         return chooser.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
-    def within(self, value: float) -> float:
+    def nearest(self, value: float) -> float:
         if self.step is not None:
             value = self.low + self.step * round((value - self.low) / self.step)
         return min(max(float(value), self.low), self.high)
@@ -67,7 +77,10 @@ class Whole:
 
     Args:
         mildest, hardest: The ends of the range, both included, named by how much they compress.
-        log: Whether ratios count, not differences; then both are more than 0.
+        log: Whether values are chosen by their ratios, not by their differences; both ends are then more than 0.
+
+    Raises:
+        ValueError: An end is no number, or not more than 0 if ``log`` is true.
     """
 
     def __init__(self, *, mildest: int, hardest: int, log: bool) -> None:
@@ -78,7 +91,7 @@ class Whole:
     def choose(self, chooser: Chooser, name: str) -> int:
         return chooser.suggest_int(name, self.low, self.high, log=self.log)
 
-    def within(self, value: float) -> int:
+    def nearest(self, value: float) -> int:
         return min(max(round(value), self.low), self.high)
 
 
@@ -86,7 +99,10 @@ class Choice:
     """One of several words, numbers or null.
 
     Args:
-        options: At least one, the one that compresses most last.
+        options: The values that may be chosen; the last one compresses most.
+
+    Raises:
+        ValueError: There is no option.
     """
 
     def __init__(self, *, options: Sequence[Any]) -> None:
@@ -98,7 +114,7 @@ class Choice:
     def choose(self, chooser: Chooser, name: str) -> Any:
         return chooser.suggest_categorical(name, self.options)
 
-    def within(self, value: Any) -> Any:
+    def nearest(self, value: Any) -> Any:
         return value if value in self.options else self.hardest
 
 
@@ -107,8 +123,11 @@ class EachLayer:
     """One dimension for each layer of the network.
 
     Attributes:
-        of: What each of them is.
-        curve: Which curve of ``sensitivity.json`` says where to begin: ``sparsity``, ``bits`` or ``clusters``.
+        of: The dimension that each layer gets.
+        curve: The curve of ``sensitivity.json`` that gives the first values: ``sparsity``, ``bits`` or ``clusters``.
+
+    Raises:
+        ValueError: There is no such curve.
     """
 
     of: Dimension
@@ -124,10 +143,13 @@ class Step:
     """A step that a chain may have.
 
     Attributes:
-        method: A name of ``conf/method``.
-        optional: Whether it may be left out.
+        method: Name of a file of ``conf/method``.
+        optional: Whether a chain may leave the step out.
         set: Settings that differ from the method's file and are not searched, by their dotted keys.
-        choose: Dimensions, at the places of the settings that they choose.
+        choose: Dimensions by the keys of the settings that they choose, nested as the method's config is.
+
+    Raises:
+        ValueError: ``set`` or ``choose`` is no mapping.
     """
 
     method: str
@@ -145,8 +167,11 @@ class Space:
     """All chains that a search may try.
 
     Args:
-        steps: By step name, in the order of the chain.
-        layers: Weight names of the network, for dimensions of each layer.
+        steps: Steps by name, in the order of the chain.
+        layers: Names of the network's weights, for dimensions of each layer.
+
+    Raises:
+        ValueError: An entry is no step or no dimension, or there is nothing to choose.
     """
 
     def __init__(self, steps: Mapping[str, Step], layers: Sequence[str]) -> None:
@@ -157,13 +182,14 @@ class Space:
             raise ValueError("space is empty: there is nothing to choose")
         self.steps, self.layers = dict(steps), list(layers)
         self.dimensions: dict[str, dict[str, Dimension]] = {
-            name: dict(_flat(step.choose, f"{name}.", self.layers)) for name, step in self.steps.items()
+            name: dict(_dimensions(step.choose, f"{name}.", self.layers)) for name, step in self.steps.items()
         }
 
     def choose(self, chooser: Chooser) -> Point:
-        """Ask for a point: whether each optional step is there, and its settings, which count only if it is.
+        """Let ``chooser`` choose a point.
 
-        Every dimension is asked for each time, so that all trials lie in one space.
+        Every dimension is chosen in every trial, so that all trials lie in one space; settings of a step that is left
+        out are then dropped.
         """
         point: Point = {}
         for name, step in self.steps.items():
@@ -174,88 +200,94 @@ class Space:
                 point |= settings
         return point
 
-    def hardest(self, without: Sequence[str] = (), softened: float = 0.0) -> Point:
-        """Every step but optional ones of ``without``, each setting at the end that compresses most.
+    def hardest_point(self, without: Sequence[str] = (), distance: float = 0.0) -> Point:
+        """The point that has every step, each setting at the end of its range that compresses most.
 
         Args:
-            without: Steps that are left out.
-            softened: Share of each numeric range that settings stay away from that end, 0 … 1.
+            without: Optional steps to leave out.
+            distance: Distance of numeric settings from that end, as a share of their range, 0 … 1.
         """
         point: Point = {name: name not in without for name, step in self.steps.items() if step.optional}
         for name, dims in self.dimensions.items():
             if point.get(name, True):
-                point |= {key: _softer(dim, softened) for key, dim in dims.items()}
+                point |= {key: _near_hardest(dim, distance) for key, dim in dims.items()}
         return point
 
-    def complete(self, given: Mapping[str, Any]) -> Point:
-        """A point with what is given; of the rest each step is there, each setting in the middle of its range.
+    def completed(self, given: Mapping[str, Any]) -> Point:
+        """A whole point from the given values: other steps are in the chain, other settings in the middle.
+
+        Args:
+            given: Values by dimension; each is moved to the nearest allowed value.
 
         Raises:
-            ValueError: A name that no dimension has.
+            ValueError: There is no dimension of such a name, or a value is no number.
         """
-        names = {name for name, step in self.steps.items() if step.optional}
-        known = names | {key for dims in self.dimensions.values() for key in dims}
+        names = [name for name, step in self.steps.items() if step.optional]
+        known = {*names, *(key for dims in self.dimensions.values() for key in dims)}
         unknown = [key for key in given if key not in known]
         if unknown:
             raise ValueError(f"there is no dimension {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
         point = {name: bool(given.get(name, True)) for name in names}
         for name, dims in self.dimensions.items():
             if point.get(name, True):
-                point |= {key: _given(dim, key, given) if key in given else _middle(dim) for key, dim in dims.items()}
+                for key, dimension in dims.items():
+                    point[key] = _nearest_given(dimension, key, given) if key in given else _middle(dimension)
         return point
 
     def overrides(self, point: Mapping[str, Any], name: str) -> list[str]:
-        """What makes the chain of ``point``, called ``name``, on the command line."""
+        """The command line's overrides that make the chain of ``point``; the chain is called ``name``."""
         chain = ["method=chain", f"method.name={name}"]
         for step_name, step in self.steps.items():
             if not point.get(step_name, True):
                 continue
             at = f"method.steps.{step_name}"
             chain.append(f"+method@{at}={step.method}")
-            chain += [f"++{at}.{key}={spoken(value)}" for key, value in _leaves(step.set)]
+            chain += [f"++{at}.{key}={override_text(value)}" for key, value in _leaves(step.set)]
             layers: dict[str, dict[str, Any]] = {}
             for key in self.dimensions[step_name]:
                 setting, _, layer = key.removeprefix(f"{step_name}.").partition(":")
                 if layer:
                     layers.setdefault(setting, {})[layer] = point[key]
                 else:
-                    chain.append(f"++{at}.{setting}={spoken(point[key])}")
-            chain += [f"++{at}.{setting}={spoken(values)}" for setting, values in layers.items()]
+                    chain.append(f"++{at}.{setting}={override_text(point[key])}")
+            chain += [f"++{at}.{setting}={override_text(values)}" for setting, values in layers.items()]
         return chain
 
-    def seeded(self, sensitivity: Mapping[str, Any], drop: float) -> Point:
-        """A point whose layers are compressed as hard as each bears alone.
+    def point_from_sensitivity(self, sensitivity: Mapping[str, Any], drop: float) -> Point:
+        """A point that compresses each layer as hard as ``drop`` allows if that layer alone is compressed.
 
         Args:
-            sensitivity: What ``python -m src.sensitivity`` wrote.
-            drop: Validation accuracy that each layer may cost alone, a share.
+            sensitivity: The record that ``python -m src.sensitivity`` wrote.
+            drop: Validation accuracy that each layer alone may cost, a share.
 
         Raises:
-            ValueError: The analysis is of another network, or has not tried what the space asks for.
+            ValueError: The record is of another network, or lacks a curve that the space needs.
         """
         given: Point = {}
         if not any(layer in sensitivity["layers"] for layer in self.layers):
             raise ValueError(f"it is of another network: it has none of the layers {', '.join(self.layers)}")
         for name, step in self.steps.items():
-            each = dict(_each_layer(step.choose))
-            for setting, dimension in each.items():
-                bearable = {
-                    layer: _bearable(sensitivity, layer, dimension.curve, drop)
+            for setting, dimension in _each_layer(step.choose):
+                values = {
+                    layer: _hardest_allowed(sensitivity, layer, dimension.curve, drop)
                     for layer in self.layers
                     if layer in sensitivity["layers"]
                 }
-                values: Mapping[str, float] = bearable
-                whole = f"{name}.sparsity"
-                if dimension.curve == "sparsity" and whole in self.dimensions[name]:  # ratios of one sparsity
-                    counts = {layer: sensitivity["layers"][layer]["parameters"] for layer in bearable}
-                    given[whole] = sum(bearable[layer] * n for layer, n in counts.items()) / sum(counts.values())
-                    values = {layer: value / max(given[whole], 1e-9) for layer, value in bearable.items()}
+                overall = f"{name}.sparsity"
+                if dimension.curve == "sparsity" and overall in self.dimensions[name]:  # ratios of one sparsity
+                    counts = {layer: sensitivity["layers"][layer]["parameters"] for layer in values}
+                    given[overall] = sum(values[layer] * n for layer, n in counts.items()) / sum(counts.values())
+                    values = {layer: value / max(given[overall], 1e-9) for layer, value in values.items()}
                 given |= {f"{name}.{setting}:{layer}": value for layer, value in values.items()}
-        return self.complete(given)
+        return self.completed(given)
 
 
-def spoken(value: Any) -> str:
-    """A value as Hydra's command line takes it."""
+def override_text(value: Any) -> str:
+    """A value as an override on Hydra's command line.
+
+    >>> override_text({"a.b": [0.5, None, True]})
+    '{a.b:[0.5,null,true]}'
+    """
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -263,9 +295,9 @@ def spoken(value: Any) -> str:
     if isinstance(value, float):
         return repr(float(f"{value:.6g}"))
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{spoken(each)}" for key, each in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{override_text(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(spoken(each) for each in value) + "]"
+        return "[" + ",".join(override_text(each) for each in value) + "]"
     return str(value)
 
 
@@ -274,17 +306,17 @@ def _check_ends(mildest: float, hardest: float, log: bool) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} must be a number, and is {value}")
         if log and value <= 0:
-            raise ValueError(f"{name} must be more than 0 where log is true, and is {value}")
+            raise ValueError(f"{name} must be more than 0 if log is true, and is {value}")
 
 
 def _divides(step: float, length: float) -> bool:
     return step > 0 and length != 0 and abs(length / step - round(length / step)) < 1e-9
 
 
-def _flat(choose: Mapping[str, Any], at: str, layers: Sequence[str]) -> Iterator[tuple[str, Dimension]]:
+def _dimensions(choose: Mapping[str, Any], at: str, layers: Sequence[str]) -> Iterator[tuple[str, Dimension]]:
     for key, value in choose.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{at}{key}.", layers)
+            yield from _dimensions(value, f"{at}{key}.", layers)
         elif isinstance(value, EachLayer):
             yield from ((f"{at}{key}:{layer}", value.of) for layer in layers)
         elif isinstance(value, Dimension):
@@ -309,29 +341,29 @@ def _leaves(settings: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, An
             yield f"{at}{key}", value
 
 
-def _given(dimension: Dimension, key: str, given: Mapping[str, Any]) -> Any:
+def _nearest_given(dimension: Dimension, key: str, given: Mapping[str, Any]) -> Any:
     try:
-        return dimension.within(given[key])
+        return dimension.nearest(given[key])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key} must be a number, and is {given[key]!r}") from error
 
 
-def _softer(dimension: Dimension, softened: float) -> Any:
-    if softened and isinstance(dimension, (Number, Whole)):
+def _near_hardest(dimension: Dimension, distance: float) -> Any:
+    if distance and isinstance(dimension, (Number, Whole)):
         mildest = dimension.low if dimension.hardest == dimension.high else dimension.high
-        return dimension.within(dimension.hardest + softened * (mildest - dimension.hardest))
+        return dimension.nearest(dimension.hardest + distance * (mildest - dimension.hardest))
     return dimension.hardest
 
 
 def _middle(dimension: Dimension) -> Any:
     if isinstance(dimension, (Number, Whole)):
         low, high = dimension.low, dimension.high
-        return dimension.within((low * high) ** 0.5 if dimension.log else (low + high) / 2)
+        return dimension.nearest((low * high) ** 0.5 if dimension.log else (low + high) / 2)
     return dimension.hardest
 
 
-def _bearable(sensitivity: Mapping[str, Any], layer: str, curve: str, drop: float) -> float:
-    """The hardest value tried on a layer that costs at most ``drop``; the mildest where each costs more."""
+def _hardest_allowed(sensitivity: Mapping[str, Any], layer: str, curve: str, drop: float) -> float:
+    """The hardest value tried on a layer that costs at most ``drop``; the mildest if each costs more."""
     if curve not in sensitivity["layers"][layer]:
         raise ValueError(f"it has no {curve} of layer {layer}: python -m src.sensitivity tries them")
     accuracies = {float(value): accuracy for value, accuracy in sensitivity["layers"][layer][curve].items()}

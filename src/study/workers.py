@@ -1,4 +1,4 @@
-"""Many workers on one study: jobs of one of Hydra's launchers, in processes of their own."""
+"""Many workers on one study: jobs of one of Hydra's launchers, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 LOG = "workers.log"
 POLL_SECONDS = 0.5
-LEAVE_SECONDS = 10.0
+END_SECONDS = 10.0  # an interrupted worker has this long before it is killed
 
 
 def run_workers(
@@ -20,19 +20,18 @@ def run_workers(
 ) -> bool:
     """Run ``python -m src.search -m`` with a job for each worker, and wait for them.
 
-    However this process is interrupted, those on this machine are ended with it; what they were at is taken up the next
-    time.
+    If this process is interrupted, the workers on this machine are ended with it; the next run resumes their trials.
 
     Args:
-        overrides: Of the search.
-        workers: Jobs at once.
-        launcher: Of Hydra's; ``basic``, which knows no second process, stands for ``joblib``.
-        threads: Of each.
-        folder: Of the search; its ``workers.log`` gets what they print.
+        overrides: The overrides of the search.
+        workers: Number of jobs at once.
+        launcher: Name of Hydra's launcher; ``joblib`` is taken for ``basic``, which runs one job at a time.
+        threads: Number of threads of each worker.
+        folder: Folder of the search; its ``workers.log`` gets what the workers print.
         watch: Called twice a second.
 
     Returns:
-        Whether all ended well.
+        Whether all workers ended without an error.
     """
     launch = [f"hydra/launcher={launcher if launcher != 'basic' else 'joblib'}"]
     launch += [f"hydra.launcher.n_jobs={workers}"] if launcher in ("basic", "joblib") else []
@@ -61,7 +60,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         try:
-            process.wait(LEAVE_SECONDS)
+            process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

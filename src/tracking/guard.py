@@ -1,55 +1,90 @@
-"""Tracking that fails must not cost a result."""
+"""Failed tracking must not cost a result."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from src.contracts import Epoch, Row, RunDescription, Tracker, TrackingError
+from src.contracts import Epoch, Registration, Row, TrackedRun, TrackedSearch, TrackingError, TrialRecord
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Guard:
-    """Passes calls on until one fails; from then on keeps the reason and calls no more.
+    """Calls a tracking store until a call fails; then keeps the reason and skips all further calls.
 
-    Opening the run is not guarded: an address that nothing answers is found out before any work.
-
-    Args:
-        tracker: The real one.
+    Attributes:
+        failure: Why tracking stopped; None if it has not.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
+    def __init__(self) -> None:
         self.failure: str | None = None
 
-    @property
-    def run_id(self) -> str | None:
-        """What the store calls the run; None where there is no store, or one that does not say."""
-        return getattr(self.tracker, "run_id", None)
-
-    def start(self, run: RunDescription) -> None:
-        self.tracker.start(run)
-
-    def epoch(self, stage: str, epoch: Epoch) -> None:
-        self._try(self.tracker.epoch, stage, epoch)
-
-    def rows(self, rows: Sequence[Row], folder: Path) -> None:
-        self._try(self.tracker.rows, rows, folder)
-
-    def finish(self, status: str) -> None:
-        """Always tried, since a tracker may hold threads."""
-        failure, self.failure = self.failure, None
-        self._try(self.tracker.finish, status)
-        self.failure = failure or self.failure
-
-    def _try(self, call: Callable[..., None], *arguments: Any) -> None:
-        if self.failure is not None:
-            return
-        try:
-            call(*arguments)
-        except TrackingError as error:
+    def failed(self, error: TrackingError) -> None:
+        """Keep the reason of the first failure; skip all further calls."""
+        if self.failure is None:
             self.failure = str(error)
             log.error("tracking failed: %s", error)
+
+    def attempt(self, call: Callable[..., T], *arguments: Any, otherwise: T) -> T:
+        """Return what ``call`` returns; ``otherwise`` if it fails or an earlier call failed."""
+        return self.always(call, *arguments, otherwise=otherwise) if self.failure is None else otherwise
+
+    def always(self, call: Callable[..., T], *arguments: Any, otherwise: T) -> T:
+        """The same, but also after an earlier failure: a run or search is closed if the store can still do that."""
+        try:
+            return call(*arguments)
+        except TrackingError as error:
+            self.failed(error)
+            return otherwise
+
+
+class GuardedRun(Guard, TrackedRun):
+    """A run whose store may fail.
+
+    Opening a run is not guarded: an address that nothing answers is found before any work.
+
+    Args:
+        run: The open run.
+    """
+
+    def __init__(self, run: TrackedRun) -> None:
+        super().__init__()
+        self.run = run
+        self.run_id = run.run_id
+
+    def epoch(self, stage: str, epoch: Epoch) -> None:
+        self.attempt(self.run.epoch, stage, epoch, otherwise=None)
+
+    def rows(self, rows: Sequence[Row], folder: Path) -> None:
+        self.attempt(self.run.rows, rows, folder, otherwise=None)
+
+    def finish(self, status: str) -> None:
+        """Close the run, after a failure too: a tracker may hold threads."""
+        self.always(self.run.finish, status, otherwise=None)
+
+
+class GuardedSearch(Guard, TrackedSearch):
+    """A search whose store may fail.
+
+    Args:
+        search: The search as the tracker returns it.
+    """
+
+    def __init__(self, search: TrackedSearch) -> None:
+        super().__init__()
+        self.search = search
+
+    def trials(self, records: Sequence[TrialRecord]) -> None:
+        self.attempt(self.search.trials, records, otherwise=None)
+
+    def register(self, chosen: Registration) -> list[str]:
+        nothing: list[str] = []
+        return self.attempt(self.search.register, chosen, otherwise=nothing)
+
+    def finish(self, status: str, figures: Mapping[str, float]) -> None:
+        """Close the search, after a failure too: the store may answer again."""
+        self.always(self.search.finish, status, figures, otherwise=None)

@@ -1,24 +1,9 @@
-"""No tracking: results stand in the run's folder alone."""
+"""No tracking: the results are in the run's folder alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from src.contracts import Epoch, Row, RunDescription
+from src.contracts import Tracker
 
 
-class Off:
+class Off(Tracker):
     """A tracker that keeps nothing."""
-
-    def start(self, run: RunDescription) -> None:
-        return None
-
-    def epoch(self, stage: str, epoch: Epoch) -> None:
-        return None
-
-    def rows(self, rows: Sequence[Row], folder: Path) -> None:
-        return None
-
-    def finish(self, status: str) -> None:
-        return None

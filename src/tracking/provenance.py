@@ -1,4 +1,4 @@
-"""Where a run came from: commit, versions, machine, command."""
+"""Where a run came from: the commit of the source and the versions of the libraries."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from importlib import metadata
 from pathlib import Path
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "nncf", "onnx", "onnxruntime", "openvino", "mlflow", "numpy")
-
-OTHERS = (":(top)", ":(top,exclude)dvc.lock", ":(top,exclude)pipeline")  # all but what a pipeline writes
+SOURCE = (":(top)", ":(top,exclude)dvc.lock", ":(top,exclude)pipeline")  # all files but those that a pipeline writes
 
 
 @cache
 def git_commit() -> str | None:
-    """The commit of this project's working tree, ``-dirty`` appended where it differs; None outside git.
+    """Return the commit of this project, with ``-dirty`` if the working tree differs from it; None outside git.
 
-    What DVC writes while it runs the pipeline is no difference.
+    Files that DVC writes while it runs the pipeline do not count as a difference.
     """
     here = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         status = subprocess.run(
-            ["git", "status", "--porcelain", *OTHERS], cwd=here, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", *SOURCE], cwd=here, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -30,7 +29,7 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the libraries that results depend on."""
+    """Return the installed versions of the libraries that results depend on."""
     found = {}
     for name in LIBRARIES:
         try:

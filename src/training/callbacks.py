@@ -1,8 +1,7 @@
-"""What happens around a training: seeding, keeping the best weights, checkpoints, the record of epochs."""
+"""Lightning callbacks of a training: seeding, records of epochs, the best weights, checkpoints."""
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,18 +12,22 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from src.contracts import Epoch, EpochBatches, TrainingProgress
+from src.files.writing import replacing
 from src.training.classifier import Classifier
 
 
 class Course(Callback):
-    """Leads a training through its epochs: seeds them, keeps their records, tells a listener.
+    """Seeds each epoch, records it, and reports its end.
 
-    Everything random in an epoch follows from (seed, epoch), so that a resumed training repeats it to the bit.
+    Everything random in an epoch follows from (seed, epoch), so that a resumed training is equal to the bit.
 
     Args:
-        seed: Of the training.
-        batches: Told of each epoch.
-        progress: Told of each epoch's end.
+        seed: Seed of the training.
+        batches: Training batches; their epoch is set here.
+        progress: Gets the record of each epoch.
+
+    Attributes:
+        epochs: Records of the finished epochs.
     """
 
     def __init__(self, seed: int, batches: EpochBatches, progress: TrainingProgress) -> None:
@@ -59,7 +62,13 @@ class Course(Callback):
 
 
 class KeepBest(Callback):
-    """Keeps a copy of the weights that classified most validation images rightly; the earlier wins a tie."""
+    """Keeps a copy of the weights with the best validation accuracy; if two epochs are equal, the earlier ones.
+
+    Attributes:
+        accuracy: Validation accuracy of the kept weights, in [0, 1]; -1 before the first epoch.
+        epoch: Epoch of the kept weights; -1 before the first epoch.
+        weights: The kept weights, a state dict.
+    """
 
     def __init__(self) -> None:
         self.accuracy = -1.0
@@ -81,12 +90,15 @@ class KeepBest(Callback):
 
 
 class EpochCheckpoint(Checkpoint):
-    """Writes the whole state of the training after each epoch, never leaving half a file."""
+    """Writes the state of the training after each epoch.
+
+    Args:
+        path: The checkpoint, which each epoch replaces.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        part = self.path.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        os.replace(part, self.path)
+        with replacing(self.path) as part:
+            trainer.save_checkpoint(part)

@@ -1,4 +1,4 @@
-"""The LightningModule of every training here; what differs between trainings are its arguments."""
+"""The LightningModule of every training; trainings differ only in its arguments."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from src.contracts import EpochBatches, Loss, StepCallback, TrainingProgress
-from src.training.recipe import Recipe
+from src.contracts import EpochBatches, Loss, Recipe, StepCallback, TrainingProgress
 
 
 class Sums:
-    """Loss, hits and images of an epoch so far; on the device, and read only when somebody asks."""
+    """Sums of losses and hits in an epoch so far; they stay on the device until a property is read."""
 
     def __init__(self, device: torch.device) -> None:
         self.loss_sum = torch.zeros((), device=device)
@@ -31,32 +30,31 @@ class Sums:
 
     @property
     def loss(self) -> float:
-        """Mean over batches."""
+        """Mean loss over the batches."""
         return float(self.loss_sum) / max(1, self.batches)
 
     @property
     def accuracy(self) -> float:
-        """Share of images classified rightly."""
+        """Share of the images that are classified correctly."""
         return int(self.hit_sum) / max(1, self.images)
 
 
 class Classifier(pl.LightningModule):
     """Trains ``model`` on normalized images and labels; one Lightning step is one epoch.
 
-    The loop over batches is written out here (manual optimization): Lightning's way to a step, some 40 hooks, costs a
-    sixth of a small network's speed, and ``self.log`` at each step another fifth. Sums of losses and hits are kept in
-    tensors and read when somebody asks.
+    The loop over batches is written out here (manual optimization): the 40 hooks that Lightning calls for each step
+    cost a sixth of a small network's speed, and ``self.log`` in each step another fifth.
 
     Args:
-        model: Trained in place.
-        recipe: Loss, optimizer, learning rate and number of epochs.
-        loss: What is minimised.
+        model: The network, trained in place.
+        recipe: Optimizer, learning rate and number of epochs.
+        loss: The loss that is minimized.
         precision: ``bf16`` computes the forward pass and the loss under autocast.
-        callbacks: Of a compression method, called around each step.
-        progress: Told of every ``TELL``-th step: at each it would cost a tenth of a small network's speed.
+        callbacks: Callbacks of a compression method, called around each step.
+        progress: Gets every ``REPORTED``-th step; all steps would cost a tenth of a small network's speed.
     """
 
-    TELL = 20
+    REPORTED = 20
 
     def __init__(
         self,
@@ -105,7 +103,7 @@ class Classifier(pl.LightningModule):
             for callback in self.callbacks:
                 callback.after_step(self.model, step / total)
             sums.add(logits, labels, loss)
-            if step % self.TELL == 0:
+            if step % self.REPORTED == 0:
                 self.progress.step(self.current_epoch, step, sums.loss)
 
     def on_validation_epoch_start(self) -> None:

@@ -1,4 +1,4 @@
-"""Training a model, resumable after any stop."""
+"""Training a network; a training that is stopped resumes at its last epoch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from src.contracts import Epoch, EpochBatches, InputError, Loss, StepCallback, TrainingProgress
+from src.contracts import Epoch, EpochBatches, InputError, Loss, Recipe, StepCallback, TrainingProgress
 from src.training.callbacks import Course, EpochCheckpoint, KeepBest
 from src.training.classifier import Classifier
-from src.training.recipe import Compute, Recipe
+from src.training.recipe import Compute
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a training came to.
+    """The result of a training, beside the weights.
 
     Attributes:
-        epochs: One record an epoch.
+        epochs: A record for each epoch.
         keep: ``best`` on validation data, or ``last``.
-        kept_epoch: The epoch whose weights the model now has.
-        resumed_epoch: The epoch it went on from after a stop; None for one that ran through.
+        kept_epoch: The epoch whose weights the model has now.
+        resumed_epoch: The last finished epoch before a stop; None if the training ran without one.
     """
 
     epochs: tuple[Epoch, ...]
@@ -35,15 +36,15 @@ class Fitted:
 
     @property
     def validation_accuracy(self) -> float:
-        """Of the kept weights, as measured while training."""
+        """Validation accuracy of the kept weights, as measured while training."""
         return self.epochs[self.kept_epoch].validation_accuracy
 
 
 def use_compute(compute: Compute) -> None:
-    """Set this process's threads and have denormal numbers flushed to zero."""
+    """Set the number of threads of this process, and flush denormal numbers to zero."""
     torch.set_num_threads(compute.threads)
     torch.set_flush_denormal(True)
-    # Deterministic algorithms would also fill each new tensor first, against code that reads what it never wrote.
+    # Deterministic algorithms would also fill each new tensor first, against code that reads memory it never wrote.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -62,18 +63,23 @@ def fit(
 ) -> Fitted:
     """Train ``model`` in place; afterwards it is on the CPU, in eval mode.
 
+    The same arguments give the same weights, to the bit on one CPU machine, however often the training was stopped.
+
     Args:
-        train: Batches to learn from, on the device of ``compute``; epoch e's are those after ``set_epoch(e)``.
+        model: The network.
+        train: Training batches on the device of ``compute``; ``set_epoch`` chooses their epoch.
         validation: Batches that choose the weights to keep.
-        checkpoint: Written after each epoch; where it exists, training goes on from it. The same arguments end at the
-            same weights, to the bit on one CPU machine, however often the training was cut off.
-        progress: Told of steps and epochs.
-        callbacks: Of a compression method, called around each step.
-        loss: In place of the recipe's.
+        recipe: How the network is trained.
+        compute: Where and how numbers are computed.
+        seed: Seed of everything random in an epoch.
+        checkpoint: File that is written after each epoch; if it exists, the training resumes from it.
+        progress: Gets steps and epochs.
+        callbacks: Callbacks of a compression method, called around each step.
+        loss: The loss; None takes that of the recipe.
 
     Raises:
         InputError: The weights became NaN or infinite; the checkpoint is removed.
-        KeyboardInterrupt: Ctrl-C; the last epoch's checkpoint stays.
+        KeyboardInterrupt: Ctrl-C; the checkpoint of the last epoch stays.
     """
     use_compute(compute)
     progress.start(recipe.epochs, recipe.epochs * len(train))
@@ -82,29 +88,12 @@ def fit(
     model.train().to(memory_format=torch.channels_last)
     module = Classifier(model, recipe, loss or recipe.loss, compute.precision, callbacks, progress)
     module.train()
-    trainer = pl.Trainer(
-        accelerator="gpu" if compute.device == "cuda" else "cpu",
-        devices=1,
-        max_epochs=recipe.epochs,
-        callbacks=[course, *([best] if best else []), EpochCheckpoint(checkpoint)],
-        deterministic=True if compute.device == "cpu" else "warn",  # some CUDA operations have no other kind
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
-    resume = checkpoint if checkpoint.exists() else None
-    resumed_epoch = None
-    if resume:
-        resumed_epoch = int(torch.load(resume, weights_only=True, map_location="cpu")["epoch"])
+    trainer = _trainer(recipe, compute, [course, *([best] if best else []), EpochCheckpoint(checkpoint)])
+    resumed_epoch = _last_epoch(checkpoint)
+    if resumed_epoch is not None:
         progress.resumed(resumed_epoch)
-    handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, _Epoch(train), validation, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with code 1, and ignores further ones
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from stop
+        _run(trainer, module, train, validation, checkpoint if resumed_epoch is not None else None)
     finally:
         progress.stop()
     if course.epochs and not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
@@ -119,8 +108,43 @@ def fit(
     return Fitted(tuple(course.epochs), recipe.keep, kept, resumed_epoch)
 
 
+def _trainer(recipe: Recipe, compute: Compute, callbacks: list[Callback]) -> pl.Trainer:
+    """A Lightning trainer that loops over epochs and leaves all else to ``callbacks``."""
+    return pl.Trainer(
+        accelerator="gpu" if compute.device == "cuda" else "cpu",
+        devices=1,
+        max_epochs=recipe.epochs,
+        callbacks=callbacks,
+        deterministic=True if compute.device == "cpu" else "warn",  # some CUDA operations have no other kind
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _last_epoch(checkpoint: Path) -> int | None:
+    """The epoch after which the checkpoint was written; None if there is no checkpoint."""
+    if not checkpoint.exists():
+        return None
+    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"])
+
+
+def _run(
+    trainer: pl.Trainer, module: Classifier, train: EpochBatches, validation: EpochBatches, resume: Path | None
+) -> None:
+    """Train, from the checkpoint ``resume`` if there is one; Ctrl-C raises KeyboardInterrupt as usual."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, _Epoch(train), validation, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with code 1, and ignores further ones
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from stop
+
+
 class _Epoch:
-    """All batches of an epoch as the one batch of a Lightning loader."""
+    """A Lightning loader whose only batch is all batches of an epoch."""
 
     def __init__(self, batches: EpochBatches) -> None:
         self.batches = batches

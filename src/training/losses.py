@@ -1,23 +1,24 @@
-"""Losses as objects: what training minimises is an argument."""
+"""Losses, as objects that a training is given."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, normalize, softmax
+from torch.utils.hooks import RemovableHandle
 
-from src.contracts import Loss
+from src.contracts import Loss, TaughtLoss
 
 
 class CrossEntropy:
     """Mean cross entropy of a batch.
 
     Args:
-        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
 
     Paper: Szegedy et al. 2016, arXiv:1512.00567, section 7 (smoothing).
     """
@@ -32,22 +33,22 @@ class CrossEntropy:
 
 
 class Distillation:
-    """The labels' cross entropy, mixed with how far the student's softened answers are from the teachers'.
+    """Cross entropy with the labels, plus the divergence of the student from its teachers.
 
-    ``(1 - weight) CE(y, s) + weight T^2 KL(mean_t softmax(t / T) || softmax(s / T)) + hint_weight SP``, where SP
-    compares, for each hint, which images of a batch the two networks find alike.
+    ``(1 - weight) CE(y, s) + weight T^2 KL(mean_t softmax(t / T) || softmax(s / T)) + hint_weight SP``. For each hint,
+    SP compares which images of a batch student and teacher find similar.
 
     Args:
         temperature: T, more than 0.
-        weight: Of the teachers' part, in [0, 1].
-        label_smoothing: Of the labels' part, in [0, 1).
-        teachers: Networks, or what builds them from ``num_classes`` and ``in_channels``
-            (``src.models.trained.Trained``); their answers are averaged. None: the network as it came to the step.
-        hints: Modules of this name in the student and in each teacher are compared.
-        hint_weight: At least 0.
+        weight: Weight of the teachers' term, in [0, 1].
+        label_smoothing: Label smoothing of the cross entropy, in [0, 1).
+        teachers: Networks, or builders of networks (``src.models.trained.Trained``); the mean of their predictions
+            teaches. If empty, the network as it came to the step is the teacher.
+        hints: Names of modules that the student and each teacher have; their outputs are compared.
+        hint_weight: Weight of the hints' term, at least 0.
 
     Paper: Hinton et al. 2015, arXiv:1503.02531, section 2; hints: Tung and Mori 2019, arXiv:1907.09682, equation 4,
-    which needs no layer of its own where student and teacher differ in width (Romero et al. 2015 does).
+    which needs no extra layer if student and teacher differ in width (Romero et al. 2015 does).
     """
 
     def __init__(
@@ -73,32 +74,37 @@ class Distillation:
         self.teachers, self.hints = list(teachers), list(hints)
 
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """The labels' part alone: without ``taught`` there is no teacher to listen to."""
+        """The cross entropy alone; the teachers' terms come with ``taught``."""
         return self.labels(logits, labels, images)
 
     @contextmanager
     def taught(self, student: nn.Module, before: nn.Module, example_input: Tensor) -> Iterator[Loss]:
-        """The whole loss, while ``student`` is trained; ``before`` teaches where no teacher is named.
+        """The loss with the teachers' terms, for the time in which ``student`` is trained.
+
+        Args:
+            student: The network that is trained.
+            before: The network as it came to this step; it teaches if no teacher is given.
+            example_input: One image, ``[1, c, h, w]``.
 
         Raises:
-            ValueError: A hint names no module of the student or of a teacher.
+            ValueError: A hint names no module of the student or of a teacher, or there is no teacher.
         """
         if not self.teachers and before is student:
             raise ValueError("teachers is empty, and there is no earlier network that could teach one from scratch")
         teachers = [_built(teacher, before, example_input) for teacher in self.teachers] or [copy.deepcopy(before)]
-        seen: dict[nn.Module, dict[str, Tensor]] = {network: {} for network in (student, *teachers)}
-        hooks = [_listen(network, hint, seen[network]) for network in seen for hint in self.hints]
+        features: dict[nn.Module, dict[str, Tensor]] = {network: {} for network in (student, *teachers)}
+        hooks = [_record(network, hint, outputs) for network, outputs in features.items() for hint in self.hints]
         for teacher in teachers:
             teacher.eval().requires_grad_(False)
 
         def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
             with torch.no_grad():
-                answers = [teacher.to(images.device)(images) for teacher in teachers]
+                targets = [teacher.to(images.device)(images) for teacher in teachers]
             total = (1 - self.weight) * self.labels(logits, labels, images)
-            total = total + self.weight * softened(logits, answers, self.temperature)
+            total = total + self.weight * softened(logits, targets, self.temperature)
             for hint in self.hints:
-                apart = [similarity_distance(seen[student][hint], seen[teacher][hint]) for teacher in teachers]
-                total = total + self.hint_weight * torch.stack(apart).mean()
+                pairs = [(features[student][hint], features[teacher][hint]) for teacher in teachers]
+                total = total + self.hint_weight * torch.stack([similarity_distance(*pair) for pair in pairs]).mean()
             return total
 
         try:
@@ -108,31 +114,51 @@ class Distillation:
                 hook.remove()
 
 
-def softened(logits: Tensor, answers: Sequence[Tensor], temperature: float) -> Tensor:
+def taught(loss: Loss, student: nn.Module, before: nn.Module, example_input: Tensor) -> AbstractContextManager[Loss]:
+    """A context that gives the loss to train ``student`` with, its teachers bound if it has some.
+
+    Args:
+        loss: Any loss.
+        student: The network that is trained.
+        before: The network as it came to this step; it teaches if the loss names no teacher.
+        example_input: One normalized image, ``[1, c, h, w]``.
+
+    Raises:
+        ValueError: There is no teacher, or a teacher does not fit the student; raised when the context is entered.
+    """
+    return loss.taught(student, before, example_input) if isinstance(loss, TaughtLoss) else nullcontext(loss)
+
+
+def softened(logits: Tensor, targets: Sequence[Tensor], temperature: float) -> Tensor:
     """``T^2 KL(mean_t softmax(t / T) || softmax(s / T))``, the mean over a batch.
 
     Args:
-        logits: Of the student, ``[n, classes]``.
-        answers: Logits of each teacher.
+        logits: Logits of the student, ``[n, classes]``.
+        targets: Logits of each teacher, ``[n, classes]``.
         temperature: T.
 
-    Paper: Hinton et al. 2015, arXiv:1503.02531, section 2; its factor T^2 keeps gradients of one size.
+    Paper: Hinton et al. 2015, arXiv:1503.02531, section 2; the factor T^2 makes the size of gradients independent of T.
     """
-    wanted = torch.stack([softmax(answer.float() / temperature, 1) for answer in answers]).mean(0)
-    given = log_softmax(logits.float() / temperature, 1)
-    return temperature**2 * kl_div(given, wanted, reduction="batchmean")
+    expected = torch.stack([softmax(target.float() / temperature, 1) for target in targets]).mean(0)
+    predicted = log_softmax(logits.float() / temperature, 1)
+    return temperature**2 * kl_div(predicted, expected, reduction="batchmean")
 
 
 def similarity_distance(features: Tensor, others: Tensor) -> Tensor:
-    """``||normalize(F F') - normalize(G G')||^2 / n^2`` of features ``[n, ...]`` of any two shapes.
+    """``||normalize(F F') - normalize(G G')||^2 / n^2``: how differently two networks see which images are similar.
+
+    Args:
+        features: Outputs of a module of one network for a batch, ``[n, ...]``.
+        others: Outputs of a module of another network for the same batch, ``[n, ...]``.
 
     Paper: Tung and Mori 2019, arXiv:1907.09682, equations 1 to 4.
     """
-    alike = [normalize(f.float().flatten(1) @ f.float().flatten(1).T, dim=1) for f in (features, others)]
-    return (alike[0] - alike[1]).square().sum() / len(features) ** 2
+    similar = [normalize(f.float().flatten(1) @ f.float().flatten(1).T, dim=1) for f in (features, others)]
+    return (similar[0] - similar[1]).square().sum() / len(features) ** 2
 
 
 def _built(teacher: Callable[..., nn.Module], before: nn.Module, example_input: Tensor) -> nn.Module:
+    """A copy of the teacher, or the network that it builds for the data of ``before``."""
     if isinstance(teacher, nn.Module):
         return copy.deepcopy(teacher)
     with torch.no_grad():
@@ -141,10 +167,11 @@ def _built(teacher: Callable[..., nn.Module], before: nn.Module, example_input: 
     return teacher(num_classes=classes, in_channels=channels, image_size=(height, width))
 
 
-def _listen(network: nn.Module, hint: str, seen: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+def _record(network: nn.Module, hint: str, outputs: dict[str, Tensor]) -> RemovableHandle:
+    """Put each output of the module ``hint`` into ``outputs`` until the returned hook is removed."""
     try:
         module = network.get_submodule(hint)
     except AttributeError:
         names = ", ".join(name for name, _ in network.named_children())
         raise ValueError(f"hints: no module is called {hint}; the outermost are {names}") from None
-    return module.register_forward_hook(lambda _, inputs, output: seen.__setitem__(hint, output))
+    return module.register_forward_hook(lambda _, inputs, output: outputs.__setitem__(hint, output))

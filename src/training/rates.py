@@ -1,4 +1,4 @@
-"""Learning rates over the course of a training, as factors of the optimizer's own rate."""
+"""Learning rates over a training, as factors of the optimizer's own rate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class WarmupCosine:
     """Rise linearly, then fall to zero along half a cosine.
 
     Args:
-        warmup: Share of all steps that rises, in [0, 1).
+        warmup: Share of all steps in which the rate rises, in [0, 1).
 
     Paper: Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5 without restarts.
     """
@@ -20,14 +20,15 @@ class WarmupCosine:
         self.warmup = warmup
 
     def __call__(self, progress: float) -> float:
-        """Factor at ``progress`` in [0, 1] of all steps."""
+        """The factor when the share ``progress`` of all steps, in [0, 1], is done."""
         if progress < self.warmup:
             return (progress + 1e-3) / (self.warmup + 1e-3)
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
 
 class Constant:
-    """The optimizer's rate, all along."""
+    """Keep the optimizer's own rate."""
 
     def __call__(self, progress: float) -> float:
+        """The factor, always 1."""
         return 1.0

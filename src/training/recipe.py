@@ -1,53 +1,17 @@
-"""What a training is made of, as values."""
+"""What a training is made of, and where and how its numbers are computed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from src.contracts import Loss
+from src.contracts import Recipe
 
-KEEP = ("best", "last")
+__all__ = ["WORKERS", "Compute", "Recipe", "cpu_has_bf16", "usable_cores"]
+
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "float32")
-WORKERS = "DNNC_WORKERS"  # in the environment: how many processes share this machine's cores
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How weights are trained.
-
-    Attributes:
-        epochs: At least 1.
-        batch_size: At least 1.
-        optimizer: Called with the parameters; a partial of a ``torch.optim`` class.
-        rate: Factor of the learning rate at a share of all steps.
-        loss: What is minimised.
-        keep: ``best`` keeps the weights of the epoch best on validation data, ``last`` the last.
-    """
-
-    epochs: int
-    batch_size: int
-    optimizer: Callable[..., Any]
-    rate: Callable[[float], float]
-    loss: Loss
-    keep: str
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, and is {self.epochs}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, and is {self.batch_size}")
-        import torch
-
-        try:
-            self.optimizer([torch.zeros(1, requires_grad=True)])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"optimizer: {error}") from error
-        if self.keep not in KEEP:
-            raise ValueError(f"keep must be one of {', '.join(KEEP)}, and is {self.keep}")
+WORKERS = "DNNC_WORKERS"  # environment variable: number of processes that share this machine's cores
 
 
 @dataclass(frozen=True)
@@ -57,7 +21,7 @@ class Compute:
     Attributes:
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``float32``.
-        threads: Of one process on the CPU.
+        threads: Number of CPU threads of one process.
     """
 
     device: str
@@ -66,10 +30,10 @@ class Compute:
 
     @classmethod
     def resolve(cls, device: str, precision: str, threads: str | int) -> Compute:
-        """Replace each ``auto``: a GPU where there is one, bf16 where it is native, all usable cores.
+        """Replace each ``auto``: a GPU if there is one, bf16 if the device computes in it natively, all usable cores.
 
         Raises:
-            ValueError: An unknown word, or a device or precision that this machine lacks.
+            ValueError: A word is unknown, or this machine lacks the device.
         """
         import torch
 
@@ -90,7 +54,7 @@ class Compute:
 
 
 def usable_cores() -> int:
-    """Processor cores for this process: those it may use, dealt out among the workers that run at once."""
+    """Number of cores for this process: those that it may use, shared among the processes that run at once."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get(WORKERS, "1")))
 

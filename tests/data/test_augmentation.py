@@ -103,7 +103,7 @@ def test_about_half_of_the_images_are_flipped() -> None:
 
 
 def crops(image: np.ndarray, pixels: int) -> dict[tuple[int, int], np.ndarray]:
-    """Every crop an image can become: slowly, one shift at a time, edges mirrored without repeating the border."""
+    """Every crop that an image can become, one shift at a time, edges mirrored without repeating the border."""
     channels, height, width = image.shape
 
     def mirrored(at: int, side: int) -> int:
@@ -133,7 +133,7 @@ def test_each_image_becomes_one_of_its_crops_and_every_shift_occurs() -> None:
     assert set(shifts) == {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
 
 
-def test_the_largest_shift_is_the_one_asked_for() -> None:
+def test_the_largest_shift_is_the_configured_one() -> None:
     images = drawn(60, 1, 8, 8)
     changed = ShiftedCrop(pixels=3)(images, seeded()).numpy()
     shifts = [
@@ -169,7 +169,7 @@ def test_a_scale_above_one_magnifies() -> None:
 
 
 def slow_affine(image: np.ndarray, angle: float, zoom: float, moves: tuple[float, float]) -> np.ndarray:
-    """Read each output pixel where turning, scaling and moving about the centre says, bilinear, edges repeated."""
+    """Compute each output pixel from its place before rotating, scaling and shifting: bilinear, edges repeated."""
     _, side, _ = image.shape
     result = np.empty(image.shape, np.float64)
     for row in range(side):

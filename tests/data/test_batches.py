@@ -16,7 +16,7 @@ MEAN, STD = (0.25, 0.5), (0.5, 0.125)
 
 
 def numbered(count: int) -> ImageSet:
-    """Image ``n`` has label ``n`` and pixels ``n``, ``n + 1``, … so that each can be told from each."""
+    """Image ``n`` has label ``n`` and pixels ``n``, ``n + 1``, …, so that all images differ."""
     pixels = torch.arange(count)[:, None] + torch.arange(2 * 2 * 3)
     return ImageSet(pixels.to(torch.uint8).view(count, 2, 2, 3), torch.arange(count))
 

@@ -1,4 +1,4 @@
-"""The German traffic signs, split by track."""
+"""The German traffic signs, whose tracks are never divided."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_no_track_is_divided(root: Path, split_seed: int) -> None:
 
 
 def test_tracks_of_one_number_in_two_classes_are_two_tracks(root: Path) -> None:
-    """Track 0 of class 0 may validate while track 0 of class 1 trains."""
+    """Track 0 of class 0 may be in the validation split and track 0 of class 1 in the training split."""
     divided = False
     for split_seed in range(10):
         splits = gtsrb(root, split_seed=split_seed).load()
@@ -134,8 +134,8 @@ def test_a_list_of_test_labels_without_its_columns_is_refused(root: Path) -> Non
         gtsrb(root).load()
 
 
-def test_both_halves_are_downloaded_where_both_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Torchvision downloads each half by itself; only the network is replaced here."""
+def test_both_halves_are_downloaded_if_both_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Torchvision downloads each half by itself; only the internet is replaced here."""
 
     def download(self: torchvision.datasets.GTSRB) -> None:
         if not self._check_exists():
@@ -149,7 +149,7 @@ def test_both_halves_are_downloaded_where_both_are_missing(monkeypatch: pytest.M
     assert sorted(path.name for path in (tmp_path / "gtsrb").iterdir()) == ["GT-final_test.csv", "GTSRB"]
 
 
-def test_a_download_whose_second_half_fails_succeeds_when_asked_again(
+def test_a_download_whose_second_half_failed_succeeds_the_next_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     network = {"train": True, "test": False}

@@ -38,7 +38,7 @@ def write(path: Path, colour: tuple[int, int, int] | int, size: tuple[int, int] 
 
 
 def write_classes(top: Path, classes: str = "ab", count: int = 10, shade: int = 0) -> None:
-    """``count`` images a class; red is the number of the class, green that of the image."""
+    """``count`` images of each class; red is the number of the class, green that of the image."""
     for label, name in enumerate(classes):
         for at in range(count):
             write(top / name / f"{at:02d}.png", (label, at, shade))
@@ -113,7 +113,7 @@ def test_paletted_and_transparent_images_are_converted(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_images_keep_their_greys(tmp_path: Path) -> None:
-    """A ramp from black to white must not come out white but for its darkest 256th."""
+    """A ramp from black to white must not become white everywhere but in its darkest 256th."""
     ramp = (np.arange(64).reshape(8, 8) * 1040).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
     found = decode_images([tmp_path / "deep.png"], (8, 8), "L", "x")[0, 0]
@@ -129,8 +129,8 @@ def test_pixels_of_lossless_files_are_kept_in_channel_row_column_order(tmp_path:
         np.testing.assert_array_equal(found[0].numpy(), pixels.transpose(2, 0, 1))
 
 
-def test_images_are_resized_whole(tmp_path: Path) -> None:
-    """The left half black, the right half white, whatever the size and the shape of the file."""
+def test_images_are_resized_without_cropping(tmp_path: Path) -> None:
+    """The left half is black and the right half white, whatever the size and the shape of the file."""
     pixels = np.zeros((20, 64), np.uint8)
     pixels[:, 32:] = 255
     Image.fromarray(pixels).save(tmp_path / "wide.png")
@@ -148,7 +148,7 @@ def test_many_files_keep_their_order(tmp_path: Path) -> None:
     assert decode_images(paths, (8, 8), "L", "x")[:, 0, 0, 0].tolist() == list(range(200))
 
 
-def test_files_that_are_no_images_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+def test_files_that_are_no_images_and_hidden_folders_are_ignored(tmp_path: Path) -> None:
     write_classes(tmp_path)
     (tmp_path / "a" / "notes.txt").write_text("not an image")
     (tmp_path / "README.md").write_text("not a class")
@@ -198,7 +198,7 @@ def test_decoded_images_are_found_again(cache: Path, paths: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("change", ["content", "size", "mode", "order"])
-def test_images_are_decoded_anew_when_anything_changed(cache: Path, paths: list[Path], change: str) -> None:
+def test_images_are_decoded_again_if_anything_changed(cache: Path, paths: list[Path], change: str) -> None:
     decoded(paths, (8, 8), "RGB", "x")
     size, mode = (8, 8), "RGB"
     if change == "content":
@@ -214,7 +214,7 @@ def test_images_are_decoded_anew_when_anything_changed(cache: Path, paths: list[
     assert len(list(cache.iterdir())) == 2
 
 
-def test_few_images_are_not_kept(cache: Path, paths: list[Path]) -> None:
+def test_few_images_are_not_cached(cache: Path, paths: list[Path]) -> None:
     assert decoded(paths[:2], (8, 8), "RGB", "x")[:, 0, 0, 0].tolist() == [0, 1]
     assert not cache.exists()
 
@@ -261,14 +261,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:
     write_classes(tmp_path, classes="a")
-    with pytest.raises(InputError, match="holds 1 folders of images; two classes are the least"):
+    with pytest.raises(InputError, match="holds 1 folders of images; at least two classes are needed"):
         folder(tmp_path).load()
 
 
-def test_a_test_class_that_train_has_not_is_named(tmp_path: Path) -> None:
+def test_a_test_class_that_train_does_not_have_is_named(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", classes="ab")
     write_classes(tmp_path / "test", classes="abcd")
-    with pytest.raises(InputError, match="has classes that train has not: c, d"):
+    with pytest.raises(InputError, match="has classes that train does not have: c, d"):
         folder(tmp_path).load()
 
 

@@ -1,4 +1,4 @@
-"""What every image data set shares: checked reading, a fixed split, a checksum."""
+"""The base of all image data sets: checked reading, a fixed split, a checksum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drawn(count: int, *, seed: int, classes: int = 3, channels: int = 2) -> Imag
 
 
 class Frames(ImageData):
-    """A user's data set: frames in memory, some of which belong together."""
+    """A user's data set: frames in memory, some of which are in one group."""
 
     name = "frames"
 
@@ -60,7 +60,7 @@ def frames(**settings: Any) -> Frames:
 
 
 def rows(images: Tensor) -> set[bytes]:
-    """The images as a set, so that sets of images compare."""
+    """The images as a Python set, so that sets of images can be compared."""
     return {image.numpy().tobytes() for image in images}
 
 
@@ -258,7 +258,7 @@ def test_a_validation_split_that_leaves_nothing_to_train_on_is_refused() -> None
         frames(together=60).load()
 
 
-def test_as_many_means_as_channels_are_wanted() -> None:
+def test_one_mean_for_each_channel_is_needed() -> None:
     with pytest.raises(InputError, match=r"need 2 values, one a channel, and have 3 and 3"):
         frames(mean=[0.5] * 3, std=[0.2] * 3).load()
 
@@ -279,7 +279,7 @@ def test_no_calibration_image_is_refused() -> None:
         frames(calibration_images=0)
 
 
-def test_as_many_labels_as_images_are_wanted() -> None:
+def test_one_label_for_each_image_is_needed() -> None:
     with pytest.raises(ValueError, match="4 images have 3 labels"):
         ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
 

@@ -43,7 +43,7 @@ def test_the_global_generator_neither_matters_nor_moves() -> None:
     assert shapes().load().checksum == first
 
 
-def test_images_are_of_three_channels_and_the_asked_side() -> None:
+def test_images_have_three_channels_and_the_configured_side() -> None:
     splits = shapes(side=12).load()
     assert splits.image_shape == (3, 12, 12)
     assert splits.train.images.dtype == torch.uint8
@@ -63,8 +63,8 @@ def test_no_image_is_drawn_twice() -> None:
     assert len({image.numpy().tobytes() for image in images}) == 400
 
 
-def test_a_disc_is_filled_where_a_ring_and_a_frame_are_hollow() -> None:
-    """The centre of a shape lies within 0.3 of the image's; there ink differs from the corners where it is filled."""
+def test_a_disc_is_filled_and_a_ring_and_a_frame_are_hollow() -> None:
+    """The centre of a shape is within 0.3 of the image's centre; if it is filled, it differs from the corners."""
     centre_differs = []
     for name in ("disc", "square", "ring", "frame"):
         labels = torch.full((64,), CLASSES.index(name))

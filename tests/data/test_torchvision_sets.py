@@ -39,7 +39,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(root: Path, name: str = "MNIST") -> dict[str, np.ndarray]:
-    """20 training and 10 test images of random pixels; returns what was written, by file."""
+    """Write 20 training and 10 test images of random pixels; return the arrays by file."""
     generator = np.random.default_rng(0)
     written = {}
     for part, count in (("train", 20), ("t10k", 10)):
@@ -60,7 +60,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine's network, a download goes through a proxy that nobody runs."""
+    """Let downloads go through a proxy that nobody runs, so that they fail on every machine."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
@@ -217,13 +217,13 @@ def test_a_missing_set_that_cannot_be_downloaded_names_three_ways_out(
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
-def test_a_failed_download_leaves_no_folder_where_there_was_none(tmp_path: Path, offline: None) -> None:
+def test_a_failed_download_leaves_no_new_folder(tmp_path: Path, offline: None) -> None:
     with pytest.raises(InputError, match="could not be downloaded"):
         mnist(tmp_path / "data").load()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_a_person_cuts_off_leaves_nothing(tmp_path: Path) -> None:
+def test_a_download_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     def cut_off(root: Path, download: bool) -> None:
         assert download
         write_mnist(root)
@@ -234,8 +234,8 @@ def test_a_download_that_a_person_cuts_off_leaves_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_succeeds_is_there_whole_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only the network is replaced."""
+def test_a_finished_download_is_complete_and_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only the internet is replaced."""
 
     def download(self: torchvision.datasets.MNIST) -> None:
         write_mnist(Path(self.root))

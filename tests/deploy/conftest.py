@@ -1,4 +1,4 @@
-"""A small convolutional and a residual network with trained-looking normalizations, and what their files say."""
+"""A small convolutional and a residual network, their files, and a quantized network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from src.contracts import Context, Graph, ModelCard, Session, Target
+from src.contracts import Compressed, Context, Graph, ModelCard, Session, Target
 from src.deploy.onnxruntime import OnnxRuntime
 from src.deploy.openvino import OpenVino
 from src.methods.quantize_int8 import QuantizeInt8
@@ -28,7 +28,7 @@ TARGETS: dict[str, Target] = {
 
 
 def settled(model: nn.Module) -> nn.Module:
-    """``model`` in eval mode, its normalizations as if it had been trained."""
+    """``model`` in eval mode, with normalizations as a training would leave them."""
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_mean.normal_(0, 0.5)
@@ -87,7 +87,7 @@ def export(model: nn.Module, target: Target, folder: Path, side: int = 8) -> Exp
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Exported]:
-    """Each network's file for each target."""
+    """The file of each network for each target."""
     return {
         (net, name): export(make(), target, tmp_path_factory.mktemp(f"{net}_{name}"))
         for net, make in NETS.items()
@@ -97,7 +97,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A network dominated by weights, and its INT8 form: with NNCF's quantizers, and lowered to torch's."""
+    """A network most of whose bytes are weights, and its INT8 forms: with NNCF's quantizers, and with torch's."""
 
     plain: nn.Module
     hooked: nn.Module
@@ -121,5 +121,5 @@ def quantized() -> Quantized:
         raise AssertionError("post-training quantization needs no loss")
 
     method = instantiate(OmegaConf.load(CONF))
-    hooked = method.compress(copied, Context(calibration, no_loss, images(1), 0, no_training))
+    hooked = Compressed.of(method.compress(copied, Context(calibration, no_loss, images(1), 0, no_training))).model
     return Quantized(plain, hooked, method.lower(hooked, images(1)).model, method)

@@ -1,15 +1,19 @@
-"""Files that do what torch does, and files that do not."""
+"""Agreement of files with torch, and the first layer that departs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from src.contracts import Lowered
+from src.contracts import Lowered, ModelCard, StoredWeight
+from src.deploy.onnxruntime import OnnxRuntime
 from src.metrics.agreement import agreement, departs_at
 from tests.deploy.conftest import CARD, NETS, TARGETS, Quantized, images
+from tests.processor import SATURATES
 
 
 def test_differences_are_those_of_the_logits() -> None:
@@ -39,33 +43,34 @@ def test_an_exported_file_agrees_with_its_model(target: str, net: str, tmp_path:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("net", NETS)
-def test_no_layer_departs_where_the_file_agrees(target: str, net: str, tmp_path: Path) -> None:
+def test_no_layer_departs_if_the_file_agrees(target: str, net: str, tmp_path: Path) -> None:
     assert departs_at(TARGETS[target], Lowered(NETS[net](), {}, False), images(1), images(8), tmp_path) is None
 
 
-class Lossy:
-    """A target that changes a layer's weights, as a careless exporter might."""
+class Lossy(OnnxRuntime):
+    """A target that changes the weights of a layer, as a careless exporter might."""
 
     def __init__(self, layer: str) -> None:
-        self.layer, self.target = layer, TARGETS["onnxruntime"]
-        self.ending = self.target.ending
+        super().__init__(provider="CPUExecutionProvider", stored="float32")
+        self.layer = layer
 
-    def export(self, model, example_input, path, card, weights):  # type: ignore[no-untyped-def]
-        model.get_submodule(f"model.{self.layer}").weight.data.mul_(3)
-        return self.target.export(model, example_input, path, card, weights)
-
-    def load(self, path, threads=1):  # type: ignore[no-untyped-def]
-        return self.target.load(path, threads)
+    def export(
+        self, model: nn.Module, example_input: Tensor, path: Path, card: ModelCard, weights: Mapping[str, StoredWeight]
+    ) -> tuple[Path, ...]:
+        weight = model.get_parameter(f"model.{self.layer}.weight")
+        weight.data.mul_(3)
+        return super().export(model, example_input, path, card, weights)
 
 
 def test_the_layer_whose_outputs_are_wrong_is_named(tmp_path: Path) -> None:
     model = NETS["cnn"]()
     layers = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))]
     for layer in layers:
-        assert departs_at(Lossy(layer), Lowered(model, {}, False), images(1), images(8), tmp_path) == layer  # type: ignore[arg-type]
+        assert departs_at(Lossy(layer), Lowered(model, {}, False), images(1), images(8), tmp_path) == layer
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_layers_of_a_quantized_network_can_be_looked_at(target: str, quantized: Quantized, tmp_path: Path) -> None:
     lowered = Lowered(quantized.lowered, {}, True)
-    assert departs_at(TARGETS[target], lowered, images(1), images(8), tmp_path) is None
+    found = departs_at(TARGETS[target], lowered, images(1), images(8), tmp_path)
+    assert found is None or (SATURATES and found == "classifier.2")  # a sum over 1,024 products

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from src.contracts import Context
+from src.contracts import Compressed, Context
 from src.deploy.onnx_export import OPSET, export_onnx
 from src.deploy.onnx_fusing import drop_clamps, level_channels, use_integer_products, use_unsigned_activations
 from tests.deploy.conftest import CARD, CONF, Quantized, images, settled
@@ -36,8 +36,8 @@ def model_of(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], shape: 
     )
 
 
-def answers(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
-    """As written: no optimization may hide a change."""
+def logits_of(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    """Outputs of the graph as it is written, since optimizations could hide a change."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -72,21 +72,21 @@ def clamped(kind: str, scale: float, zero_point: np.ndarray, high: float = 6.0) 
     [
         ("Relu", 0.1, np.uint8(0), True),
         ("Clip", 6 / 255, np.uint8(0), True),
-        ("Clip", 5 / 255, np.uint8(0), True),  # the quantization cuts at 5
+        ("Clip", 5 / 255, np.uint8(0), True),  # the quantization saturates at 5
         ("Clip", 8 / 255, np.uint8(0), False),  # it would let 8 through
         ("Relu", 0.1, np.uint8(128), False),  # it would let negative numbers through
         ("Relu", 0.1, np.int8(0), False),
     ],
 )
-def test_a_clamp_goes_only_where_the_quantization_cuts_as_well(
+def test_a_clamp_is_removed_only_if_the_quantization_saturates_at_the_same_limits(
     kind: str, scale: float, zero_point: np.generic, dropped: bool
 ) -> None:
     model = clamped(kind, scale, np.array(zero_point))
     image = np.linspace(-10, 30, 64, dtype=np.float32)[None]
-    before = answers(model, image)
+    before = logits_of(model, image)
     drop_clamps(model, ("Clip", "Relu"))
     assert (kind not in operators(model)) == dropped
-    np.testing.assert_array_equal(answers(model, image), before)
+    np.testing.assert_array_equal(logits_of(model, image), before)
 
 
 def test_a_clamp_that_others_read_stays() -> None:
@@ -104,12 +104,12 @@ def test_signed_activations_become_unsigned_ones_of_the_same_values() -> None:
     ]
     model = model_of(nodes, {"scale": np.array(0.5, np.float32), "zero": np.array(0, np.int8)}, [1, 5])
     image = np.array([[-100, -1.2, 0, 0.25, 100]], np.float32)
-    before = answers(model, image)
+    before = logits_of(model, image)
     use_unsigned_activations(model)
     zero_points = [numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type != onnx.TensorProto.FLOAT]
     assert [(array.dtype, int(array)) for array in zero_points] == [(np.dtype(np.uint8), 128)]
     assert before.tolist() == [[-64, -1, 0, 0, 63.5]]
-    np.testing.assert_array_equal(answers(model, image), before)
+    np.testing.assert_array_equal(logits_of(model, image), before)
 
 
 def test_an_integer_product_gives_what_the_dequantized_one_gives() -> None:
@@ -130,16 +130,16 @@ def test_an_integer_product_gives_what_the_dequantized_one_gives() -> None:
     ]
     model = model_of(nodes, stored, [3, 6])
     image = generator.normal(size=(3, 6)).astype(np.float32)
-    before = answers(model, image)
+    before = logits_of(model, image)
     use_integer_products(model)
     assert operators(model) == ["QuantizeLinear", "MatMulInteger", "Cast", "Mul", "Add"]
-    np.testing.assert_allclose(answers(model, image), before, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits_of(model, image), before, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("clamp", ["Relu", "Clip"])
 @pytest.mark.parametrize("per_channel", [True, False])
-def test_a_depthwise_input_gets_one_scale_and_answers_do_not_change(clamp: str, per_channel: bool) -> None:
-    """Scales of activations are powers of two here, so that floats round nowhere and equal means equal."""
+def test_a_depthwise_input_gets_one_scale_and_outputs_do_not_change(clamp: str, per_channel: bool) -> None:
+    """Scales of activations are powers of two here, so that no float is rounded and outputs are equal to the bit."""
     generator = np.random.default_rng(1)
     scales = np.array([0.25, 0.5, 1, 2], np.float32) / 128
     kernel_scale = np.array([1, 2, 1, 4] if per_channel else 2, np.float32) / 64
@@ -169,17 +169,17 @@ def test_a_depthwise_input_gets_one_scale_and_answers_do_not_change(clamp: str, 
     ]
     model = model_of(nodes, stored, [2, 3, 5, 5])
     image = generator.integers(-8, 9, (2, 3, 5, 5)).astype(np.float32) / 8
-    before = answers(model, image)
+    before = logits_of(model, image)
     level_channels(model)
     (quantize,) = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert float(constants[quantize.input[1]]) == scales.max()
     assert "Clip" not in operators(model)
-    np.testing.assert_array_equal(answers(model, image), before)
+    np.testing.assert_array_equal(logits_of(model, image), before)
     assert before.std() > 0
 
 
-def test_a_clip_that_cuts_below_the_quantization_keeps_its_scales() -> None:
+def test_a_clip_below_the_limit_of_the_quantization_keeps_its_scales() -> None:
     stored = {
         "w": np.ones((2, 3, 1, 1), np.float32),
         "low": np.array(0, np.float32),
@@ -231,17 +231,18 @@ class Inverted(nn.Module):
 
 @pytest.fixture(scope="module")
 def inverted() -> nn.Module:
-    """Lowered."""
+    """Two inverted residuals, quantized, with torch's quantizers."""
     torch.manual_seed(0)
     calibration = [(batch, torch.zeros(len(batch), dtype=torch.int64)) for batch in images(64).split(32)]
     method = instantiate(OmegaConf.load(CONF))
-    hooked = method.compress(settled(Inverted()), Context(calibration, None, images(1), 0, None))  # type: ignore[arg-type]
+    context = Context(calibration, None, images(1), 0, None)  # type: ignore[arg-type]
+    hooked = Compressed.of(method.compress(settled(Inverted()), context)).model
     lowered: nn.Module = method.lower(hooked, images(1)).model
     return lowered
 
 
 def computed(path: Path, folder: Path) -> Counter[str]:
-    """The operators that ONNX Runtime makes of a file."""
+    """The operators of a file after ONNX Runtime optimized it, and how many."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3
@@ -258,11 +259,11 @@ def test_inverted_residuals_are_computed_in_integers_throughout(tmp_path: Path, 
     assert found["DequantizeLinear"] <= 1
 
 
-def test_inverted_residuals_answer_as_the_fake_quantized_ones(tmp_path: Path, inverted: nn.Module) -> None:
+def test_inverted_residuals_predict_as_the_fake_quantized_ones(tmp_path: Path, inverted: nn.Module) -> None:
     export_onnx(inverted, images(1), tmp_path / "m.onnx", CARD, {})
     with torch.no_grad():
         expected = inverted(images(200)).numpy()
-    found = answers(onnx.load(str(tmp_path / "m.onnx")), images(200).numpy())
+    found = logits_of(onnx.load(str(tmp_path / "m.onnx")), images(200).numpy())
     assert np.abs(found - expected).mean() < 0.02 * expected.std()
     assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.98
 

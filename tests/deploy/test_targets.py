@@ -1,4 +1,4 @@
-"""What every target of ``conf/target`` promises, whichever it is."""
+"""What holds for every target of ``conf/target``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src.composition import build, composed, target_of
+from src.command.composition import build, composed, target_of
 from src.contracts import InputError, Lowered, Target
 from src.metrics.agreement import agreement
 from src.metrics.graph import integer_macs, macs, parameters, peak_activation_bytes
 from src.metrics.size import size_bytes
 from tests.deploy.conftest import CARD, NETS, Quantized, images
 from tests.plans import experiment, plan
+from tests.processor import BF16, SATURATES
 
 CONF = Path(__file__).parents[2] / "conf" / "target"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 ELSEWHERE = {"onnxruntime_cuda", "onnxruntime_tensorrt"}  # need an accelerator to be loaded
-HERE = [name for name in NAMES if name not in ELSEWHERE]
+HERE = [name for name in NAMES if name not in ELSEWHERE and (BF16 or name != "openvino_bf16")]
 # bf16 has 8 bits of mantissa, float16 weights 11.
 NEAR = {"openvino_bf16": 0.2, "openvino_fp16": 1e-2, "onnxruntime_fp16": 1e-2, "tflite_fp16": 1e-2, "torch_fp16": 1e-2}
 
@@ -37,7 +38,7 @@ def exported(target: Target, lowered: Lowered, folder: Path) -> tuple[Path, ...]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_file_holds_one_entry_of_its_name_after_a_line_of_what_it_is(name: str) -> None:
+def test_its_config_is_one_entry_of_its_name_after_a_comment(name: str) -> None:
     text = (CONF / f"{name}.yaml").read_text()
     assert list(OmegaConf.load(CONF / f"{name}.yaml")) == [name]
     assert text.startswith("# ")
@@ -65,10 +66,11 @@ def test_an_int8_network_is_small_and_predicts_as_torch_does(name: str, quantize
     (tmp_path / "float").mkdir()
     floats = exported(target, Lowered(quantized.plain, {}, False), tmp_path / "float")
     parts = exported(target, Lowered(quantized.lowered, {}, True), tmp_path)
-    least = 0.95 if name == "tensorrt" else 0.99  # its grid has half as many steps after a ReLU
+    least = 0.95 if name == "tensorrt" else 0.99  # after a ReLU, TensorRT's grid has half as many steps
+    least = 0.9 if SATURATES and name.startswith(("onnxruntime", "openvino")) else least
     assert agreement(target.load(parts[0]), quantized.lowered, [images(200)]).classes >= least
-    assert "int8" in target.precision(True)
-    # TensorRT 8.2 takes no stored integers; a float16 file is half already; OpenVINO's graph of text is not small.
+    assert "int8" in str(target.precision(True))
+    # TensorRT 8.2 takes no stored integers; a float16 file has half the bytes already; OpenVINO's graph is long text.
     limit = 1.1 if name == "tensorrt" else 0.8 if "16" in name else 0.45
     assert size_bytes(parts) < limit * size_bytes(floats)
 
@@ -86,11 +88,12 @@ def test_its_graph_counts_what_the_network_has(name: str, tmp_path: Path) -> Non
     assert peak_activation_bytes(graph) > 0
 
 
-@pytest.mark.parametrize("name", [name for name in HERE if hasattr(made(name), "operators")])
+@pytest.mark.parametrize("name", [name for name in HERE if not name.startswith(("tensorrt", "tflite"))])
 def test_operators_are_timed_longest_first(name: str, tmp_path: Path) -> None:
     target = made(name)
     file = exported(target, Lowered(NETS["cnn"](), {}, False), tmp_path)[0]
-    timed = target.operators(file, images(1).numpy(), 1)  # type: ignore[attr-defined]
+    timed = target.operators(file, images(1).numpy(), 1)
+    assert timed is not None
     times = [took for _, _, took in timed]
     assert times == sorted(times, reverse=True)
     assert 0 < max(times) < 1000
@@ -100,7 +103,7 @@ def test_operators_are_timed_longest_first(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_text_with_its_ending_is_no_model(name: str, tmp_path: Path) -> None:
+def test_a_text_file_with_its_ending_is_refused(name: str, tmp_path: Path) -> None:
     target = made(name)
     path = tmp_path / f"text.{target.ending}"
     path.write_text("no model")
@@ -110,7 +113,7 @@ def test_a_text_with_its_ending_is_no_model(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_file_is_known_by_the_targets_name_in_it(name: str, tmp_path: Path) -> None:
+def test_a_file_is_recognized_by_the_name_of_its_target(name: str, tmp_path: Path) -> None:
     target = made(name)
     path = tmp_path / f"pruned.{name}.{target.ending}"
     path.write_text("")
@@ -127,13 +130,13 @@ def test_an_operation_is_called_after_its_layer(name: str, tmp_path: Path) -> No
         assert layer in node
 
 
-def test_options_of_the_run_that_wrote_a_file_count(tmp_path: Path) -> None:
+def test_a_file_is_loaded_with_the_options_of_the_run_that_wrote_it(tmp_path: Path) -> None:
     path = tmp_path / "pruned.tflite.tflite"
     path.write_text("")
     config = {"target": {"tflite": {**OmegaConf.load(CONF / "tflite.yaml")["tflite"], "dynamic_batch": True}}}
     OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
     assert target_of(path).free_batch
-    path.rename(tmp_path / "elsewhere.tflite")  # not as a run calls its files
+    path.rename(tmp_path / "elsewhere.tflite")  # not a name that a run gives
     assert not target_of(tmp_path / "elsewhere.tflite").free_batch
 
 
@@ -144,6 +147,14 @@ def test_what_needs_an_accelerator_says_so(name: str, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(InputError, match="Provider"):
+        target.load(path)
+
+
+@pytest.mark.skipif(BF16, reason="this processor computes in bf16")
+def test_a_processor_without_bf16_says_so(tmp_path: Path) -> None:
+    target = made("openvino_bf16")
+    path = exported(target, Lowered(NETS["cnn"](), {}, False), tmp_path)[0]
+    with pytest.raises(InputError, match="OpenVINO is to compute in bf16, and computes in f32 on this processor"):
         target.load(path)
 
 
@@ -168,7 +179,7 @@ def test_an_int8_file_is_loaded_by_a_process_that_did_not_write_it(
     target = made(name)
     path = exported(target, Lowered(quantized.lowered, {}, True), tmp_path)[0]
     code = (
-        "import sys, numpy as np; from pathlib import Path; from src.composition import target_of\n"
+        "import sys, numpy as np; from pathlib import Path; from src.command.composition import target_of\n"
         f"print(target_of(Path({str(path)!r})).load(Path({str(path)!r}))(np.zeros((1, 3, 8, 8), np.float32)).shape)"
     )
     path = path.rename(path.with_name(f"q.{name}.{target.ending}")) if target.ending != "xml" else path
@@ -189,12 +200,12 @@ def test_what_is_computed_in_integers_is_counted_so_in_every_format(quantized: Q
     last = quantized.plain.get_submodule(list(dict(quantized.plain.named_modules()))[-1]).weight.numel()
     assert {macs for _, macs, _ in found.values()} == {every}
     assert found["onnxruntime"][0] == found["openvino"][0] == every
-    assert found["tflite"][0] == every - last  # whose input TFLite quantizes by itself
+    assert found["tflite"][0] == every - last  # TFLite quantizes the input of the last layer by its own range
     assert found["torch"][0] == 0
     assert found["torch"][2] >= 3 * found["onnxruntime"][2]  # floats
 
 
-def test_a_tflite_file_takes_any_number_of_images_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_tflite_file_takes_any_number_of_images_if_it_is_exported_so(tmp_path: Path) -> None:
     from src.deploy.tflite import TfLite
 
     target, model = TfLite(stored="float32", dynamic_batch=True), NETS["residual"]()
@@ -217,12 +228,13 @@ def test_a_tflite_file_takes_any_number_of_images_where_that_is_asked_for(tmp_pa
 METHODS = ["quantize_aware_int8", "quantize_uniform", "prune_cluster_quantize", "prune_channels", "low_rank"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_whatever_a_method_returns_is_exported_for_all_of_them_and_agrees(method: str, tmp_path: Path) -> None:
     names = [name for name in HERE if "16" not in name]
-    made = experiment(plan(f"method={method}", f"target=[{','.join(names)}]"), tmp_path)
-    rows = made.run()
-    assert not made.refused
+    tried = experiment(plan(f"method={method}", f"target=[{','.join(names)}]"), tmp_path)
+    rows = tried.run()
+    assert not tried.refused
     assert sorted(row.target for row in rows if row.variant != "baseline") == names
     for row in rows:
         assert row.agreement >= 0.99, (row.variant, row.target)

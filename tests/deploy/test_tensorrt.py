@@ -1,4 +1,4 @@
-"""ONNX files for TensorRT 8.2."""
+"""The target TensorRT 8.2."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("make", [cnn, residual])
-def test_float_files_pass_the_check_and_answer_as_torch(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
+def test_float_files_pass_the_check_and_give_torchs_logits(tmp_path: Path, make: Callable[[], nn.Module]) -> None:
     file = export(make(), TARGET, tmp_path)
     TARGET.check(file.path)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_an_unsigned_scale_grows_by_255_to_127(integer: Path, tmp_path: Path, qu
     unsigned = export(quantized.lowered, cpu, tmp_path).path
 
     def second_scale(path: Path) -> float:
-        """Of the first convolution's output, behind a Relu."""
+        """Scale of the first convolution's output, after a Relu."""
         nodes = [node for node in onnx.load(str(path)).graph.node if node.op_type == "QuantizeLinear"]
         data = [node for node in nodes if node.input[0] not in arrays(path)]
         return float(arrays(path)[data[1].input[1]])
@@ -72,12 +72,18 @@ def test_an_int8_file_classifies_nearly_as_the_fake_quantized_network(integer: P
     assert np.abs(found - expected).mean() < 0.05 * expected.std()
 
 
-def test_a_row_says_what_stands_in_for_tensorrt() -> None:
+@pytest.mark.parametrize(("installed", "runtime"), [(True, "tensorrt"), (False, "onnxruntime for tensorrt")])
+def test_without_tensorrt_another_runtime_stands_in(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, runtime: str
+) -> None:
     import onnxruntime
 
-    there = "TensorrtExecutionProvider" in onnxruntime.get_available_providers()
-    assert TARGET.stand_in == (not there)
-    assert TARGET.runtime == ("tensorrt" if there else "onnxruntime for tensorrt")
+    providers = ["CPUExecutionProvider", *(["TensorrtExecutionProvider"] if installed else [])]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert str(TARGET.runtime) == runtime
+    assert TARGET.runtime.intended == "tensorrt"
+    assert TARGET.stand_in == (not installed)
+    assert (str(TARGET.precision(False)), str(TARGET.precision(True))) == ("float32", "int8")
 
 
 # What is refused ----------------------------------------------------------------------------------
@@ -198,14 +204,14 @@ def test_channels_behind_quantizers_are_named(tmp_path: Path, integer: Path) -> 
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_trtexec_is_told_what_to_build(
+def test_trtexec_is_called_with_the_file_and_the_shape(
     integer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, succeeds: bool
 ) -> None:
-    """A shell script in its place writes down what it was told."""
+    """A shell script in its place writes down its arguments."""
     program = tmp_path / "bin" / "trtexec"
     program.parent.mkdir()
     ending = "exit 0" if succeeds else 'echo "[E] no device"; exit 1'
-    program.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/told"\n{ending}\n')
+    program.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/arguments"\n{ending}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     path = tmp_path / "m.onnx"
@@ -214,11 +220,11 @@ def test_trtexec_is_told_what_to_build(
         assert build(path, (1, 3, 8, 8)) == tmp_path / "m.engine"
         assert path.is_file()
     else:
-        with pytest.raises(InputError, match=r"does not build m.onnx: \[E\] no device"):
+        with pytest.raises(InputError, match=r"TensorRT cannot build m.onnx: \[E\] no device"):
             build(path, (1, 3, 8, 8))
         assert not path.exists()
-    told = (tmp_path / "told").read_text().split()
-    assert told == [
+    arguments = (tmp_path / "arguments").read_text().split()
+    assert arguments == [
         f"--onnx={path}",
         f"--saveEngine={tmp_path}/m.engine",
         "--fp16",

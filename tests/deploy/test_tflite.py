@@ -1,4 +1,4 @@
-"""TFLite files in LiteRT."""
+"""The target TFLite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Context, InputError, StoredWeight
+from src.contracts import Compressed, Context, InputError, StoredWeight
 from src.deploy.tflite import TfLite
 from src.methods.quantize_int8 import QuantizeInt8
 from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
@@ -31,7 +31,7 @@ def tensors(path: Path) -> list[dict[str, Any]]:
 
 
 def weight_types(path: Path) -> Counter[tuple[str, str, str]]:
-    """(operator, type of its input, type of its weight) of each convolution and dense layer, and how many."""
+    """How many convolutions and dense layers there are of each operator, input type and weight type."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
@@ -80,14 +80,14 @@ def test_parameters_macs_and_peak_are_those_counted_by_hand(files: dict[str, Exp
     assert peak_activation_bytes(graph) == PEAKS[net]
 
 
-def test_no_tensor_is_left_that_no_operation_touches(files: dict[str, Exported], integer: Exported) -> None:
+def test_no_tensor_is_left_that_no_operator_uses(files: dict[str, Exported], integer: Exported) -> None:
     for file in (files["cnn"], integer):
         graph = file.graph
         assert set(graph.tensors) == {name for node in graph.nodes for name in (*node.inputs, *node.outputs)}
 
 
 def test_an_int8_network_runs_in_integers_and_keeps_its_scales(integer: Exported, quantized: Quantized) -> None:
-    """All but the last layer, for whose output there is no scale: its weights are integers, its output floats."""
+    """Except the last layer, whose output has no scale: its weights are integers and its output is floats."""
     assert weight_types(integer.path) == {
         ("CONV_2D", "int8", "int8"): 2,
         ("FULLY_CONNECTED", "int8", "int8"): 1,
@@ -136,8 +136,8 @@ def test_scales_per_channel_before_a_depthwise_convolution_become_one_without_a_
     method = QuantizeInt8(bias_correction=False, ignored=[], fine_tune=None)
     calibration = [(images(64), torch.zeros(64, dtype=torch.int64))]
     unused: Any = None
-    hooked = method.compress(copy.deepcopy(model), Context(calibration, unused, images(1), 0, unused))
-    lowered = method.lower(hooked, images(1)).model
+    made = method.compress(copy.deepcopy(model), Context(calibration, unused, images(1), 0, unused))
+    lowered = method.lower(Compressed.of(made).model, images(1)).model
     fakes = [m for n, m in lowered.named_modules() if isinstance(m, torch.ao.quantization.FakeQuantize) and "post" in n]
     assert any(fake.scale.numel() > 1 for fake in fakes)
     file = export(lowered, FLOAT, tmp_path)
@@ -157,8 +157,7 @@ def test_weights_of_few_bits_are_stored_as_bytes_and_computed_in_floats(tmp_path
         outputs = len(integers)
         zero_point = torch.arange(outputs, dtype=torch.int32)
         stored = StoredWeight(integers, 4, torch.linspace(0.01, 0.02, outputs), zero_point)
-        along = [-1] + [1] * (integers.dim() - 1)
-        layer.weight.data = (integers - zero_point.view(along)) * stored.scale.view(along)
+        layer.weight.data = stored.values()
         parts[f"{name}.weight"] = stored
     model.features[1] = nn.Identity()  # nothing is folded into the first one's weights
     FLOAT.export(model, images(1), tmp_path / "m.tflite", CARD, parts)
@@ -172,11 +171,11 @@ def test_weights_of_few_bits_are_stored_as_bytes_and_computed_in_floats(tmp_path
 
 def test_half_precision_halves_the_file_and_counts_the_same(tmp_path: Path, quantized: Quantized) -> None:
     (tmp_path / "half").mkdir()
-    whole = export(quantized.plain, FLOAT, tmp_path)
+    full = export(quantized.plain, FLOAT, tmp_path)
     half = export(quantized.plain, TfLite(stored="float16", dynamic_batch=False), tmp_path / "half")
-    assert half.size_bytes < 0.6 * whole.size_bytes
-    assert parameters(half.graph) == parameters(whole.graph)
-    assert macs(half.graph) == macs(whole.graph)
+    assert half.size_bytes < 0.6 * full.size_bytes
+    assert parameters(half.graph) == parameters(full.graph)
+    assert macs(half.graph) == macs(full.graph)
     with torch.no_grad():
         expected = quantized.plain(images(5)).numpy()
     np.testing.assert_allclose(half.session(images(5).numpy()), expected, atol=0.01)
@@ -194,7 +193,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, files: dict[str, 
     assert again.path.read_bytes() == files["cnn"].path.read_bytes()
 
 
-def test_a_file_of_another_hand_is_told_by_its_missing_card(tmp_path: Path) -> None:
+def test_a_file_from_elsewhere_is_recognized_by_its_missing_card(tmp_path: Path) -> None:
     import litert_torch
 
     litert_torch.convert(cnn(), (images(1),)).export(str(tmp_path / "foreign.tflite"))
@@ -238,8 +237,8 @@ def test_exporting_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 def test_precision_says_arithmetic_and_storage() -> None:
     half = TfLite(stored="float16", dynamic_batch=False)
-    said = (FLOAT.precision(False), FLOAT.precision(True), half.precision(False), half.precision(True))
-    assert said == ("float32", "int8", "float32, float16 stored", "int8, float16 stored")
+    precisions = (FLOAT.precision(False), FLOAT.precision(True), half.precision(False), half.precision(True))
+    assert list(map(str, precisions)) == ["float32", "int8", "float32, float16 stored", "int8, float16 stored"]
 
 
 def test_another_storage_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Exported programs."""
+"""The target torch: exported programs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_four_weights_of_few_bits_are_stored_as_bytes_and_come_back(tmp_path: Pa
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).eval()
     integers = torch.randint(0, 16, (3, 192), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
     stored = StoredWeight(integers, 4, torch.tensor([0.5, 0.25, 2.0]), torch.tensor([8, 3, 0], dtype=torch.int32))
-    model[1].weight.data = (integers - stored.zero_point[:, None]) * stored.scale[:, None]
+    model[1].weight.data = stored.values()
     path = tmp_path / "m.pt2"
     FLOATS.export(model, images(1), path, CARD, {"1.weight": stored})
     with torch.no_grad():
@@ -83,10 +83,11 @@ def test_float16_weights_take_two_bytes_and_are_widened_once_not_in_every_call(t
     assert not [node for node in network.graph.nodes if getattr(node.target, "__name__", "").startswith("to.dtype")]
 
 
-@pytest.mark.parametrize(("integer", "said"), [(False, "float32"), (True, "float32, int8")])
-def test_its_precision_says_what_is_stored(integer: bool, said: str) -> None:
-    assert FLOATS.precision(integer) == said + (" stored" if integer else "")
-    assert HALVES.precision(integer) == said + (" and float16 stored" if integer else ", float16 stored")
+def test_precision_says_arithmetic_and_storage() -> None:
+    assert [str(FLOATS.precision(integer)) for integer in (False, True)] == ["float32", "float32, int8 stored"]
+    assert str(HALVES.precision(False)) == "float32, float16 stored"
+    assert str(HALVES.precision(True)) == "float32, int8 and float16 stored"
+    assert not FLOATS.precision(True).integer  # integers are stored, and floats are computed
 
 
 def test_an_archive_of_something_else_is_refused_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +116,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
-def test_a_file_of_another_hand_is_told_by_its_missing_card(tmp_path: Path) -> None:
+def test_a_file_from_elsewhere_is_recognized_by_its_missing_card(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(cnn(), (images(1),)), tmp_path / "foreign.pt2")
     with pytest.raises(InputError, match="does not say its classes"):
         FLOATS.read_card(tmp_path / "foreign.pt2")
@@ -146,8 +147,3 @@ def test_a_network_that_looks_at_its_values_is_refused_and_leaves_nothing(tmp_pa
     with pytest.raises(InputError, match="cannot be exported by torch.export"):
         FLOATS.export(Looking(), images(1), tmp_path / "m.pt2", CARD, {})
     assert not list(tmp_path.iterdir())
-
-
-def test_precision_says_arithmetic_and_storage() -> None:
-    said = (FLOATS.precision(False), FLOATS.precision(True))
-    assert said == ("float32", "float32, int8 stored")

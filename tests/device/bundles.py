@@ -1,4 +1,4 @@
-"""Bundles made by hand: a network whose answers are known, on two images of each class."""
+"""Bundles made by hand: a network whose answers are known, and five images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from src.bundle import archive
+from src.command.bundling import archive
 from src.device.manifest import identity
 
 CLASSES = ["dark", "bright"]
@@ -20,7 +20,7 @@ MEAN, STD = [0.5], [0.25]
 
 
 def brightness(batch: int | str = "n", classes: int = 2) -> bytes:
-    """An ONNX file that says ``bright`` where the normalized pixels' sum is positive."""
+    """An ONNX file that answers ``bright`` if the sum of the normalized pixels is positive."""
     weight = np.zeros((classes, 4), np.float32)
     weight[1] = 1
     graph = helper.make_graph(
@@ -39,7 +39,7 @@ def brightness(batch: int | str = "n", classes: int = 2) -> bytes:
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
-    """Five images, two dark, two bright, and one dark that is called bright: four in five are classified rightly."""
+    """Five images: two dark, two bright, and a dark one labelled bright; four of five are classified correctly."""
     levels = np.array([0, 100, 140, 255, 10], np.uint8)
     return np.broadcast_to(levels[:, None, None, None], (5, 1, 2, 2)).copy(), np.array([0, 0, 1, 1, 1])
 
@@ -50,8 +50,8 @@ def packed(pixels: np.ndarray, labels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def content_of(files: dict[str, dict[str, bytes]], sample: bytes, **of_models: Any) -> tuple[dict, dict[str, bytes]]:
-    """A manifest without its id, and all files: ``files`` are those of each model by its name."""
+def content_of(files: dict[str, dict[str, bytes]], sample: bytes, **more: Any) -> tuple[dict, dict[str, bytes]]:
+    """A manifest without its id, and all files; ``files`` are those of each model by its name, ``more`` its entries."""
     every = {f"models/{name}/{file}": data for name, held in files.items() for file, data in held.items()}
     every["samples/levels.npz"] = sample
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in every.items()}
@@ -60,12 +60,13 @@ def content_of(files: dict[str, dict[str, bytes]], sample: bytes, **of_models: A
             "name": name,
             "label": name,
             "target": "hand",
-            "runtime": "hand",
+            "runtime": {"name": "hand", "provider": None, "stands_in_for": None},
             "precision": "float32",
+            "computes": ["float32"],
             "sample": "levels",
             "size_bytes": sum(map(len, held.values())),
             "files": [{"file": f"models/{name}/{file}", "sha256": sums[f"models/{name}/{file}"]} for file in held],
-            **of_models,
+            **more,
         }
         for name, held in files.items()
     ]
@@ -81,17 +82,17 @@ def content_of(files: dict[str, dict[str, bytes]], sample: bytes, **of_models: A
         "mean": MEAN,
         "std": STD,
     }
-    return {"format": 1, "models": models, "samples": [about]}, every
+    return {"format": 2, "models": models, "samples": [about]}, every
 
 
 def write(path: Path, content: dict, files: dict[str, bytes]) -> Path:
-    """The bundle of a manifest, its id given it here."""
+    """The bundle of a manifest, which gets its id here."""
     named = {**content, "id": identity(content)}
     path.write_bytes(archive({**files, "manifest.json": json.dumps(named).encode()}))
     return path
 
 
-def bundle(path: Path, files: dict[str, dict[str, bytes]] | None = None, **of_models: Any) -> Path:
+def bundle(path: Path, files: dict[str, dict[str, bytes]] | None = None, **more: Any) -> Path:
     """A bundle of ``files``, else of one ONNX network."""
     made = files or {"net": {"net.onnx": brightness()}}
-    return write(path, *content_of(made, packed(*images()), **of_models))
+    return write(path, *content_of(made, packed(*images()), **more))

@@ -27,7 +27,7 @@ QUICK = ["--seconds", "0.02"]
 
 
 def _old_python() -> str | None:
-    """A Python 3.6 that starts and has numpy: what DNNC_PYTHON36 names, or one on the path."""
+    """A Python 3.6 that starts and has numpy: the one that DNNC_PYTHON36 names, or one on the path."""
     found = os.environ.get("DNNC_PYTHON36") or shutil.which("python3.6")
     if found is None:
         return None
@@ -56,7 +56,7 @@ def test_the_source_is_python_3_6(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_only_the_standard_library_and_numpy_are_imported_and_runtimes_where_they_are_needed(path: Path) -> None:
+def test_only_the_standard_library_and_numpy_are_imported_and_runtimes_only_when_needed(path: Path) -> None:
     tree = ast.parse(path.read_text())
     allowed = STANDARD | {"numpy"}
     inner = {
@@ -70,7 +70,7 @@ def test_only_the_standard_library_and_numpy_are_imported_and_runtimes_where_the
         assert {name.partition(".")[0] for name in names} <= allowed | within
 
 
-def test_a_known_network_is_measured_rightly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_known_network_is_measured_correctly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(bundle(tmp_path / "b.pyz"))
     (row,) = found["rows"]
     assert (row["name"], row["accuracy"], row["images"]) == ("net", 0.8, 5)
@@ -87,14 +87,16 @@ def test_a_file_that_takes_one_image_at_a_time_is_given_one(tmp_path: Path) -> N
     assert measured(bundle(tmp_path / "b.pyz", {"net": {"net.onnx": brightness(1)}}))["rows"][0]["accuracy"] == 0.8
 
 
-def test_a_file_that_takes_only_more_at_once_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_takes_only_several_images_at_once_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = bundle(tmp_path / "b.pyz", {"net": {"net.onnx": brightness(2)}})
     assert main([str(path), *QUICK, "--out", str(tmp_path / "r.json")]) == 2
     assert "it takes 2 images at once" in capsys.readouterr().err
     assert not (tmp_path / "r.json").exists()
 
 
-def test_fewer_images_can_be_asked_for(tmp_path: Path) -> None:
+def test_the_number_of_images_can_be_limited(tmp_path: Path) -> None:
     assert measured(bundle(tmp_path / "b.pyz"), "--images", "2")["rows"][0]["images"] == 2
 
 
@@ -156,7 +158,7 @@ def test_outputs_of_another_number_of_classes_are_refused(tmp_path: Path, capsys
     assert "there are 2 classes" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_run_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_if_no_model_can_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = bundle(tmp_path / "b.pyz", {"net": {"net.tensorrt.onnx": brightness()}, "odd": {"net.h5": b""}})
     assert main([str(path), *QUICK, "--out", str(tmp_path / "r.json")]) == 2
     said = capsys.readouterr().err.splitlines()
@@ -176,7 +178,7 @@ def test_where_nothing_can_be_run_nothing_is_written(tmp_path: Path, capsys: pyt
         (["--out", "nowhere/r.json"], "--out must name a file in a folder that exists"),
     ],
 )
-def test_wrong_settings_are_told_in_one_line(
+def test_a_wrong_setting_is_named_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert main([str(bundle(tmp_path / "b.pyz")), *arguments]) == 2
@@ -185,7 +187,7 @@ def test_wrong_settings_are_told_in_one_line(
     assert said in lines[0]
 
 
-def test_a_missing_and_an_unnamed_bundle_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bundle_is_named_and_one_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere.pyz")]) == 2
     assert "There is no file" in capsys.readouterr().err
     assert main([]) == 2
@@ -229,7 +231,7 @@ def test_python_3_6_says_which_runtimes_it_lacks(tmp_path: Path) -> None:
     "python", [sys.executable, pytest.param(OLD, marks=pytest.mark.skipif(OLD is None, reason="no 3.6"))]
 )
 def test_the_steps_of_the_jetsons_image_run(tmp_path: Path, python: str) -> None:
-    """What Dockerfile.jetson copies, sets and starts, without an engine; installing is the image's own business."""
+    """The steps of Dockerfile.jetson that copy, set and start, carried out without an image; nothing is installed."""
     text = re.sub(r"\\\n", " ", (ROOT / "Dockerfile.jetson").read_text())
     default = re.search(r"^ARG BUNDLE=(.+)$", text, re.MULTILINE)
     assert default
@@ -253,7 +255,8 @@ def test_the_steps_of_the_jetsons_image_run(tmp_path: Path, python: str) -> None
 
 def test_loading_names_the_runtime_and_the_batch(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(brightness())
-    loaded = load(tmp_path / "net.onnx", "onnxruntime", "float32", (1, 2, 2), 1)
+    runtime = {"name": "onnxruntime", "provider": None, "stands_in_for": None}
+    loaded = load(tmp_path / "net.onnx", runtime, ["float32"], (1, 2, 2), 1)
     assert loaded.batch is None
     (tmp_path / "one.onnx").write_bytes(brightness(1))
-    assert load(tmp_path / "one.onnx", "onnxruntime", "float32", (1, 2, 2), 1).batch == 1
+    assert load(tmp_path / "one.onnx", runtime, ["float32"], (1, 2, 2), 1).batch == 1

@@ -1,4 +1,4 @@
-"""What is checked before anything of a bundle is used."""
+"""A bundle is checked before any of it is used."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.bundle import archive
-from src.device.manifest import Bundle, BundleError, identity
+from src.command.bundling import archive
+from src.contracts import Precision, Runtime
+from src.device.manifest import Bundle, BundleError, from_format_1, identity
 from tests.device.bundles import brightness, bundle, content_of, images, packed, write
 
 
@@ -33,7 +35,7 @@ def test_a_manifests_id_is_that_of_all_it_says() -> None:
 
 
 def refusing(make: Callable[[dict, dict[str, bytes]], None], tmp_path: Path, sample: bytes | None = None) -> str:
-    """What is said of a bundle that ``make`` spoilt."""
+    """The message about a bundle that ``make`` spoilt."""
     content, files = content_of({"net": {"net.onnx": brightness()}}, sample or packed(*images()))
     make(content, files)
     with pytest.raises(BundleError) as caught:
@@ -127,8 +129,56 @@ def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "image_shape" in refusing(lambda content, _: content["samples"][0].pop("image_shape"), tmp_path)
 
 
+def test_a_runtime_without_the_key_of_its_provider_is_refused(tmp_path: Path) -> None:
+    assert "provider" in refusing(lambda content, _: content["models"][0]["runtime"].pop("provider"), tmp_path)
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    assert "not of format 1" in refusing(lambda content, _: content.update(format=2), tmp_path)
+    said = refusing(lambda content, _: content.update(format=3), tmp_path)
+    assert said.endswith("its manifest.json is of format 3; formats 1 to 2 can be read")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "provider", "stands_in_for"),
+    [
+        ("openvino", "openvino", None, None),
+        ("onnxruntime with CUDAExecutionProvider", "onnxruntime", "CUDAExecutionProvider", None),
+        ("onnxruntime for tensorrt", "onnxruntime", None, "tensorrt"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("precision", "computes"),
+    [
+        ("float32", ["float32"]),
+        ("float32, int8 and float16 stored", ["float32"]),
+        ("int8 and bf16, float16 stored", ["int8", "bf16"]),
+    ],
+)
+def test_the_text_of_format_1_becomes_values(
+    text: str, name: str, provider: str | None, stands_in_for: str | None, precision: str, computes: list[str]
+) -> None:
+    found = from_format_1({"label": "net", "runtime": text, "precision": precision})
+    runtime = {"name": name, "provider": provider, "stands_in_for": stands_in_for}
+    assert found == {"label": "net", "runtime": runtime, "precision": precision, "computes": computes}
+
+
+def test_values_of_format_2_and_text_of_format_1_say_the_same() -> None:
+    """The text is what ``str`` makes of a row's values."""
+    for runtime in (Runtime("tflite"), Runtime("onnxruntime", "X"), Runtime("onnxruntime", stands_in_for="tensorrt")):
+        for precision in (Precision(("float32",), ("int8", "float16")), Precision(("int8", "bf16"))):
+            found = from_format_1({"runtime": str(runtime), "precision": str(precision)})
+            assert found["runtime"] == asdict(runtime)
+            assert found["computes"] == list(precision.computes)
+
+
+def test_a_bundle_of_format_1_is_still_read(tmp_path: Path) -> None:
+    content, files = content_of({"net": {"net.onnx": brightness()}}, packed(*images()))
+    (model,) = content["models"]
+    del model["computes"]
+    model |= {"runtime": "onnxruntime for tensorrt", "precision": "int8, float16 stored"}
+    (read,) = Bundle(write(tmp_path / "b.pyz", {**content, "format": 1}, files)).models
+    assert read["runtime"] == {"name": "onnxruntime", "provider": None, "stands_in_for": "tensorrt"}
+    assert (read["computes"], read["precision"]) == (["int8"], "int8, float16 stored")
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:

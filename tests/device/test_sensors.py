@@ -87,7 +87,7 @@ def test_a_jetson_names_its_power_mode(tmp_path: Path, monkeypatch: pytest.Monke
     assert clock_mode(str(tmp_path)) == "MAXN"
 
 
-def test_elsewhere_the_governor_is_the_clock_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_other_machines_the_governor_is_the_clock_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     root = lay_out(tmp_path, {"devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance"})
     assert clock_mode(root) == "performance"
@@ -104,7 +104,7 @@ def test_a_jetson_counts_the_input_of_the_board_and_not_its_rails_again(tmp_path
     assert_watts(meter, 2.0)
 
 
-def test_rails_are_summed_where_none_is_the_input(tmp_path: Path) -> None:
+def test_all_rails_are_summed_if_none_is_the_input(tmp_path: Path) -> None:
     meter = EnergyMeter(lay_out(tmp_path, {**NANO, f"{RAILS}/rail_name_0": "SOC"}))
     assert_watts(meter, 3.0)
 
@@ -136,7 +136,7 @@ def test_the_packages_count_and_neither_their_parts_nor_the_platform(tmp_path: P
     assert meter.stop() == pytest.approx(2.5)
 
 
-def test_a_counter_that_begins_anew_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_counter_that_overflows_is_followed(tmp_path: Path) -> None:
     meter = EnergyMeter(lay_out(tmp_path, rapl(package="262143000000")))
     meter.start()
     lay_out(tmp_path, rapl(package="500000"))

@@ -10,7 +10,7 @@ from src.methods.quantize_int8 import QuantizeInt8
 from src.methods.quantize_uniform import QuantizeUniform
 from src.primitives.quantizers import Symmetric
 from src.primitives.ranks import Fixed
-from tests.methods.test_prune import prune
+from tests.methods.examples import prune
 
 
 def test_steps_keep_their_order() -> None:
@@ -19,6 +19,12 @@ def test_steps_keep_their_order() -> None:
         steps={"prune": prune(), "quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)},
     )
     assert list(chain.steps) == ["prune", "quantize"]
+
+
+def test_two_steps_that_end_a_chain_are_refused() -> None:
+    quantize = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
+    with pytest.raises(ValueError, match=r"Only one of first, second can be used, as the last step"):
+        Chain(name="wrong", steps={"first": quantize, "second": quantize})
 
 
 def test_a_step_after_integer_quantization_is_refused_with_an_order_that_works() -> None:
@@ -30,7 +36,7 @@ def test_a_step_after_integer_quantization_is_refused_with_an_order_that_works()
 def test_a_step_must_be_a_method_and_no_chain() -> None:
     with pytest.raises(ValueError, match=r"steps\.both is itself a chain \(prune\)"):
         Chain(name="outer", steps={"both": Chain(name="inner", steps={"prune": prune()})})
-    with pytest.raises(ValueError, match=r"steps\.odd is a int"):
+    with pytest.raises(ValueError, match=r"^steps\.odd is a int, which has no compress\(model, context\)$"):
         Chain(name="outer", steps={"odd": 3})  # type: ignore[dict-item]
 
 
@@ -45,7 +51,7 @@ def test_a_chain_must_have_a_name() -> None:
         Chain(name=None, steps={})
 
 
-def test_what_a_later_step_cannot_keep_is_said() -> None:
+def test_a_step_that_cannot_keep_what_an_earlier_step_makes_is_reported() -> None:
     factorise = LowRank(rank=Fixed(rank=2), ignored=[], fine_tune=None)
     one_bit = QuantizeUniform(
         bits=1, activation_bits=None, grid=Symmetric(per_channel=True, candidates=1), ignored=[], fine_tune=None

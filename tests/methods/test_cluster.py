@@ -13,7 +13,7 @@ from src.contracts import DataSplits, InputError, NoEffectError
 from src.methods.cluster import Cluster, SumOfMembers
 from src.primitives.codebooks import Optimal
 from src.primitives.keeping import Keep
-from tests.methods.test_prune import Net, context
+from tests.methods.examples import Net, context, recipe
 from tests.plans import experiment, plan
 
 
@@ -29,17 +29,17 @@ def cluster(**changed: Any) -> Cluster:
     return Cluster(**{**settings, **changed})
 
 
-def test_a_layer_has_as_many_values_as_asked_batch_norm_folded(splits: DataSplits) -> None:
-    shared = cluster().compress(Net().eval(), context(splits))
+def test_a_layer_has_as_many_values_as_set_and_batch_norm_is_folded(splits: DataSplits) -> None:
+    shared = cluster().compress(Net().eval(), context(splits)).model
     assert isinstance(shared.bn, nn.Identity)
     assert shared.conv.weight.unique().numel() == shared.fc.weight.unique().numel() == 8  # type: ignore[union-attr, operator]
 
 
-def test_zero_is_one_of_the_values_where_there_are_zeros(splits: DataSplits) -> None:
+def test_zero_is_one_of_the_values_if_there_are_zeros(splits: DataSplits) -> None:
     model = Net().eval()
     with torch.no_grad():
         model.fc.weight[:, ::2] = 0
-    shared = cluster(clusters={"conv*": 4, "*": 3}).compress(model, context(splits))
+    shared = cluster(clusters={"conv*": 4, "*": 3}).compress(model, context(splits)).model
     fc = shared.get_parameter("fc.weight")
     assert bool((fc[:, ::2] == 0).all())
     assert bool((fc[:, 1::2] != 0).all())
@@ -48,7 +48,7 @@ def test_zero_is_one_of_the_values_where_there_are_zeros(splits: DataSplits) -> 
 
 
 def test_bits_are_a_power_of_two(splits: DataSplits) -> None:
-    shared = cluster(clusters=None, bits={"conv*": 2, "*": 3}).compress(Net().eval(), context(splits))
+    shared = cluster(clusters=None, bits={"conv*": 2, "*": 3}).compress(Net().eval(), context(splits)).model
     assert [shared.get_parameter(f"{name}.weight").unique().numel() for name in ("conv", "fc")] == [4, 8]
 
 
@@ -65,7 +65,7 @@ def test_however_many_values_there_are_they_stay_while_centroids_are_trained(spl
 
     model = Net().eval()
     model.conv = nn.Conv2d(3, 8, 1, bias=False)  # 24 weights
-    shared = cluster(clusters=clusters, fine_tune="a recipe").compress(model, context(splits, fine_tune))
+    shared = cluster(clusters=clusters, fine_tune=recipe()).compress(model, context(splits, fine_tune)).model
     assert 2 < shared.get_parameter("fc.weight").unique().numel() <= clusters  # two may meet
     assert shared.get_parameter("conv.weight").unique().numel() <= min(clusters, 24)
 
@@ -73,7 +73,7 @@ def test_however_many_values_there_are_they_stay_while_centroids_are_trained(spl
 def test_ignored_layers_are_left_alone(splits: DataSplits) -> None:
     model = Net().eval()
     before = model.fc.weight.detach().clone()
-    shared = cluster(ignored=["fc.*"]).compress(model, context(splits))
+    shared = cluster(ignored=["fc.*"]).compress(model, context(splits)).model
     assert torch.equal(shared.get_parameter("fc.weight"), before)
 
 
@@ -89,7 +89,7 @@ def test_the_gradient_of_a_centroid_is_the_sum_over_its_members() -> None:
 
 
 def test_sharing_twice_changes_nothing_and_says_so(splits: DataSplits) -> None:
-    shared = cluster().compress(Net().eval(), context(splits))
+    shared = cluster().compress(Net().eval(), context(splits)).model
     with pytest.raises(NoEffectError, match="no more values"):
         cluster().compress(shared, context(splits))
 
@@ -124,13 +124,13 @@ def test_names_that_match_nothing_and_zeros_without_a_place_are_refused(splits: 
 
 
 @pytest.mark.parametrize(
-    "recipe", [["training@method.fine_tune=fine_tune"], ["training@method.fine_tune=fine_tune_distilled"]]
+    "overrides", [["training@method.fine_tune=fine_tune"], ["training@method.fine_tune=fine_tune_distilled"]]
 )
-def test_sgd_is_refused_before_it_ruins_centroids(recipe: list[str]) -> None:
+def test_sgd_is_refused_before_it_ruins_centroids(overrides: list[str]) -> None:
     with pytest.raises(InputError, match=r"method.fine_tune.optimizer is SGD.* choose Adam \(fine_tune_adam"):
-        plan("method=cluster", *recipe)
+        plan("method=cluster", *overrides)
     with pytest.raises(InputError, match=r"method.steps.cluster.fine_tune.optimizer is SGD"):
-        plan("method=deep_compression", recipe[0].replace("method.", "method.steps.cluster."))
+        plan("method=deep_compression", overrides[0].replace("method.", "method.steps.cluster."))
 
 
 def test_centroids_are_trained_under_teachers_by_adam(tmp_path: Path) -> None:

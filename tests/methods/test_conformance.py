@@ -14,14 +14,14 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file
 from torch import nn
 
-from src.command import CONF
-from src.composition import composed
-from src.contracts import Row
-from src.experiment import Experiment
+from src.command.composition import composed
+from src.command.exits import CONF
+from src.contracts import Method, Row
 from src.methods.chain import Chain
 from src.primitives.distributions import Layerwise
 from src.stages.store import WEIGHTS
-from tests.plans import experiment, plan
+from tests.plans import Tried, experiment, plan
+from tests.processor import SATURATES
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 CHANGING = [name for name in METHODS if name not in ("baseline", "chain")]
@@ -40,7 +40,8 @@ MORE = {("prune_hessian", "mobilenet"): ["method.distribution._target_=src.primi
 # make test takes a sample; CONFORMANCE=all, as .ci/run has it, runs every method on every architecture and all pairs.
 ALL = os.environ.get("CONFORMANCE") == "all"
 EVERY = [(method, model) for method in CHANGING for model in MODELS]
-SAMPLE = [(method, list(MODELS)[at % len(MODELS)]) for at, method in enumerate(CHANGING)]
+SMALL = [name for name in MODELS if name != "mobilenet"]  # takes as long as the others together
+SAMPLE = [(method, SMALL[at % len(SMALL)]) for at, method in enumerate(CHANGING)]
 PAIRS = [(first, second) for first in STEPS for second in STEPS if first not in ENDING]
 FEW = [
     ("prune_magnitude", "cluster"),
@@ -73,7 +74,7 @@ class Own(nn.Module):
         return self.fc(torch.relu(self.hidden(joined.mean((2, 3)))))
 
 
-def layers(made: Experiment, identity: str) -> list[dict[str, Any]]:
+def layers(made: Tried, identity: str) -> list[dict[str, Any]]:
     record = made.store.find(identity)
     assert record is not None
     return list(record["layers"])
@@ -93,10 +94,10 @@ def weights_in(file: Path) -> list[np.ndarray]:
     return [numpy_helper.to_array(tensor) for tensor in initializers if len(tensor.dims) > 1]
 
 
-def assert_as_asked(method: Any, before: list[dict[str, Any]], after: list[dict[str, Any]], row: Row) -> None:
-    """What the method's settings ask for is what its result has."""
+def assert_settings_hold(method: Method, before: list[dict[str, Any]], after: list[dict[str, Any]], row: Row) -> None:
+    """The result has what the method's settings say."""
     settings = vars(method)
-    if "zeros" in getattr(method, "makes", ()):
+    if "zeros" in method.makes:
         within = len(after) if isinstance(settings.get("distribution"), Layerwise) else 1  # each layer is rounded
         assert zeros(after) == pytest.approx(settings["sparsity"] * parameters(after), abs=within)
     if "clusters" in settings:
@@ -106,7 +107,7 @@ def assert_as_asked(method: Any, before: list[dict[str, Any]], after: list[dict[
         assert max(layer["distinct_values"] for layer in after) <= 2 ** settings["bits"]
     if "bias_correction" in settings:
         assert {layer["bits"] for layer in after} == {8}
-        assert row.precision == "int8"
+        assert row.precision.computes == ("int8",)
     if "cost" in settings:  # channels
         assert parameters(after) < parameters(before)
     if "rank" in settings:
@@ -118,14 +119,15 @@ def test_a_method_changes_the_model_and_what_ships_does_the_same(method: str, mo
     made = experiment(plan(f"method={method}", *MODELS[model], *MORE.get((method, model), [])), tmp_path)
     base, row = made.run()
 
-    # It changed the model, as it was asked to.
+    # It changed the model, as its settings say.
     assert row.identity != base.identity
     assert row.sha256 != base.sha256
     last = list(made.plan.steps.values())[-1].value
-    assert_as_asked(last, layers(made, base.identity), layers(made, row.identity), row)
+    assert_settings_hold(last, layers(made, base.identity), layers(made, row.identity), row)
 
-    # The exported file agrees with torch.
-    assert abs(row.accuracy - row.accuracy_torch) <= 2 / 60
+    # The exported file agrees with torch, but for two of 60 images; more where the processor's integers overflow.
+    images = 5 if SATURATES and row.precision.integer else 2
+    assert round(60 * abs(row.accuracy - row.accuracy_torch)) <= images
 
     # Saved, found again and rebuilt: the same outputs to the bit, so the same file.
     again = experiment(made.plan, tmp_path)
@@ -148,7 +150,7 @@ def test_a_second_method_keeps_what_the_first_made(
     first: str, second: str, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Zeros stay zeros, shared values stay shared, channels stay gone, in the file; or the second says it cannot."""
-    monkeypatch.setattr("src.experiment.rehearse", lambda *_: None)  # the test above has it
+    monkeypatch.setattr("src.experiment.making.rehearse", lambda *_: None)  # the test above has it
     steps = [f"+method@method.steps.first={first}", f"+method@method.steps.second={second}"]
     more = {"cluster": ["clusters=8"]}.get(second, []) if first == second else []
     if first.startswith("prune") and second.startswith("prune"):  # more than the first has taken already
@@ -160,14 +162,13 @@ def test_a_second_method_keeps_what_the_first_made(
     stages = made.plan.stages(made.plan.data.value.load())
     before, after = layers(made, stages[1].identity), layers(made, rows[1].identity)
     stored = weights_in(shared / "run" / "pair.onnxruntime.onnx")
-    undoes = getattr(two, "undoes", {})
-    if "zeros" in getattr(one, "makes", ()) and "zeros" not in undoes:
+    if "zeros" in one.makes and "zeros" not in two.undoes:
         if parameters(after) == parameters(before):
             assert zeros(after) >= zeros(before)
             assert sum(int((weight == 0).sum()) for weight in stored) >= zeros(before)
         else:  # channels went, and their zeros with them; no weight that stayed became something else
             assert zeros(after) >= zeros(before) - (parameters(before) - parameters(after))
-    if "shared values" in getattr(one, "makes", ()) and "shared values" not in undoes:
+    if "shared values" in one.makes and "shared values" not in two.undoes:
         assert max(layer["distinct_values"] for layer in after) <= vars(one)["clusters"] + 1  # a zero may come
         assert max(np.unique(weight).size for weight in stored) <= vars(one)["clusters"] + 1
     if "cost" in vars(one) or "rank" in vars(one):
@@ -191,4 +192,4 @@ def test_the_lists_above_are_the_files_in_conf() -> None:
     for name in ENDING:
         (step,) = plan(f"method={name}").steps.values()
         assert not isinstance(step.value, Chain)
-        assert step.value.ends_chain  # type: ignore[attr-defined]
+        assert step.value.ends_chain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from src.contracts import Context, DataSplits
-from src.data.batches import evaluation_batches
-from src.methods.prune import Prune
-from src.primitives.distributions import Global, Layerwise
+from src.contracts import DataSplits
+from src.primitives.distributions import Layerwise
 from src.primitives.schedules import Cubic, OneShot
-from src.primitives.scores import Magnitude
-from src.training.losses import CrossEntropy
+from tests.methods.examples import Net, context, prune, recipe
 from tests.plans import experiment, plan
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8 * 16 * 16, 10)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.fc(torch.relu(self.bn(self.conv(images))).flatten(1))
-
-
-def prune(**changed: Any) -> Prune:
-    settings: dict[str, Any] = {
-        "sparsity": 0.7,
-        "scores": Magnitude(),
-        "distribution": Global(),
-        "schedule": OneShot(),
-        "ignored": [],
-        "batch_norm_batches": 0,
-        "fine_tune": None,
-    }
-    return Prune(**{**settings, **changed})
-
-
-def context(splits: DataSplits, fine_tune: Any = None) -> Context:
-    calibration = evaluation_batches(splits, splits.calibration, batch_size=6)
-    example = calibration.normalize(splits.calibration.images[:1])
-    return Context(calibration, CrossEntropy(label_smoothing=0.0), example, 0, fine_tune)
 
 
 def zeros(model: nn.Module) -> dict[str, int]:
@@ -59,7 +25,7 @@ def test_global_scope_removes_exactly_the_smallest_of_all_weights(splits: DataSp
     model = Net().eval()
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.dim() > 1}
     every = torch.cat([p.flatten() for p in before.values()]).abs()
-    pruned = prune().compress(model, context(splits))
+    pruned = prune().compress(model, context(splits)).model
     gone = round(0.7 * every.numel())
     assert sum(zeros(pruned).values()) == gone
     threshold = every.sort().values[gone - 1]
@@ -69,7 +35,7 @@ def test_global_scope_removes_exactly_the_smallest_of_all_weights(splits: DataSp
 
 
 def test_layerwise_scope_removes_the_same_share_of_each_layer(splits: DataSplits) -> None:
-    pruned = prune(distribution=Layerwise()).compress(Net().eval(), context(splits))
+    pruned = prune(distribution=Layerwise()).compress(Net().eval(), context(splits)).model
     assert zeros(pruned) == {"conv.weight": round(0.7 * 216), "fc.weight": round(0.7 * 20480)}
 
 
@@ -78,28 +44,28 @@ def test_ties_are_broken_by_index_so_that_the_count_is_exact(splits: DataSplits)
     with torch.no_grad():
         model.conv.weight.fill_(0.5)
         model.fc.weight.fill_(0.5)
-    pruned = prune(distribution=Layerwise()).compress(model, context(splits))
+    pruned = prune(distribution=Layerwise()).compress(model, context(splits)).model
     kept = pruned.get_parameter("conv.weight").flatten() != 0
     assert kept.tolist() == [True] * 65 + [False] * 151
 
 
 def test_ignored_layers_stay_dense_and_an_unknown_name_lists_the_nearest(splits: DataSplits) -> None:
-    pruned = prune(ignored=["fc.*"]).compress(Net().eval(), context(splits))
+    pruned = prune(ignored=["fc.*"]).compress(Net().eval(), context(splits)).model
     assert zeros(pruned) == {"conv.weight": round(0.7 * 216), "fc.weight": 0}
     with pytest.raises(ValueError, match=r"no weight is called fd\.weight; the nearest are fc\.weight"):
         prune(ignored=["fd.weight"]).compress(Net().eval(), context(splits))
 
 
 def test_what_is_pruned_enough_already_is_refused(splits: DataSplits) -> None:
-    once = prune().compress(Net().eval(), context(splits))
+    once = prune().compress(Net().eval(), context(splits)).model
     with pytest.raises(ValueError, match="nothing would be pruned"):
         prune(sparsity=0.5).compress(once, context(splits))
 
 
 def test_a_second_pruning_keeps_the_zeros_of_the_first(splits: DataSplits) -> None:
-    once = prune(sparsity=0.5).compress(Net().eval(), context(splits))
+    once = prune(sparsity=0.5).compress(Net().eval(), context(splits)).model
     first = {name: p == 0 for name, p in once.named_parameters() if p.dim() > 1}
-    twice = prune(sparsity=0.8).compress(once, context(splits))
+    twice = prune(sparsity=0.8).compress(once, context(splits)).model
     for name, gone in first.items():
         assert bool((twice.get_parameter(name)[gone] == 0).all())
 
@@ -127,8 +93,8 @@ def test_masks_nest_and_are_applied_in_every_step_of_gradual_pruning(splits: Dat
                     parameter.sub_(1e-4 * parameter.grad)
 
     schedule = Cubic(begin=0.0, end=0.5, updates=5)
-    method = prune(schedule=schedule, fine_tune=object())
-    pruned = method.compress(Net(), context(splits, steps))
+    method = prune(schedule=schedule, fine_tune=recipe())
+    pruned = method.compress(Net(), context(splits, steps)).model
     shares = [1 - sum(int(m.sum()) for m in masks.values()) / 20696 for masks in seen]
     assert shares == pytest.approx([schedule(step / 10, 0.7) for step in range(10)], abs=1e-4)
     for earlier, later in zip(seen, seen[1:], strict=False):
@@ -150,9 +116,9 @@ def test_the_result_is_a_plain_network_that_computes_what_was_validated(tmp_path
 
 def test_batch_norm_is_adapted_to_the_calibration_images(splits: DataSplits) -> None:
     torch.manual_seed(0)
-    plain = prune().compress(Net().eval(), context(splits))
+    plain = prune().compress(Net().eval(), context(splits)).model
     torch.manual_seed(0)
-    adapted = prune(batch_norm_batches=2).compress(Net().eval(), context(splits))
+    adapted = prune(batch_norm_batches=2).compress(Net().eval(), context(splits)).model
     images = torch.cat([batch for batch, _ in context(splits).calibration])
     with torch.no_grad():
         wanted = adapted.conv(images).mean((0, 2, 3))  # type: ignore[operator]
@@ -166,11 +132,11 @@ def test_a_sparsity_that_leaves_nothing_or_makes_no_sense_is_refused(sparsity: f
         prune(sparsity=sparsity)
 
 
-def test_the_best_epoch_is_refused_where_sparsity_grows() -> None:
-    recipe = dataclasses.replace(plan("method=prune_magnitude").training.value, keep="best")
+def test_the_best_epoch_is_refused_if_sparsity_grows() -> None:
+    best = recipe(keep="best")
     with pytest.raises(ValueError, match=r"fine_tune\.keep must be last"):
-        prune(fine_tune=recipe, schedule=Cubic(begin=0.0, end=0.5, updates=4))
-    prune(fine_tune=recipe, schedule=OneShot())
+        prune(fine_tune=best, schedule=Cubic(begin=0.0, end=0.5, updates=4))
+    prune(fine_tune=best, schedule=OneShot())
 
 
 @pytest.mark.parametrize(
@@ -181,7 +147,7 @@ def test_nothing_and_everything_are_refused(splits: DataSplits, sparsity: float,
         prune(sparsity=sparsity).compress(Net().eval(), context(splits))
 
 
-def test_a_schedule_that_grows_is_refused_where_nothing_is_trained_meanwhile() -> None:
+def test_a_schedule_that_grows_is_refused_if_nothing_is_trained_meanwhile() -> None:
     with pytest.raises(ValueError, match=r"schedule grows .* fine_tune is null"):
         prune(schedule=Cubic(begin=0.0, end=0.5, updates=4))
 

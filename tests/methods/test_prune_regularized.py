@@ -11,10 +11,11 @@ import torch
 from src.contracts import InputError
 from src.methods.prune_regularized import PruneRegularized
 from src.primitives.schedules import OneShot
+from tests.methods.examples import recipe
 from tests.plans import experiment, plan
 
 
-def test_the_sparsity_asked_is_met_and_ignored_layers_stay(tmp_path: Path) -> None:
+def test_the_sparsity_is_exact_and_ignored_layers_stay(tmp_path: Path) -> None:
     made = experiment(
         plan("method=prune_regularized", "model=lenet300", "method.sparsity=0.6", "method.ignored=[*3.weight]"),
         tmp_path,
@@ -47,18 +48,19 @@ def test_a_name_that_matches_nothing_costs_no_training(tmp_path: Path) -> None:
         ({"swing": float("nan")}, "swing must be more than 0"),
         ({"sparsity": float("nan")}, "sparsity must be in"),
         ({"fine_tune": None}, "fine_tune is missing"),
+        ({"fine_tune": recipe(keep="best")}, "fine_tune.keep must be last"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], says: str) -> None:
-    given = {"sparsity": 0.5, "schedule": OneShot(), "strength": 0.05, "swing": 20.0, "ignored": [], "fine_tune": 1}
+    given = {"sparsity": 0.5, "schedule": OneShot(), "strength": 0.05, "swing": 20.0, "ignored": []}
     with pytest.raises(ValueError, match=says):
-        PruneRegularized(**{**given, **settings})
+        PruneRegularized(**{**given, "fine_tune": recipe(), **settings})
 
 
 def test_gates_of_useless_weights_close_first() -> None:
     """Half of the inputs are noise that the labels do not follow: their weights go."""
     from src.methods import _nncf
-    from src.methods.prune_regularized import _Logits
+    from src.methods.prune_regularized import _LogitUpdate
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -69,10 +71,12 @@ def test_gates_of_useless_weights_close_first() -> None:
             return self.fc(x.flatten(1))
 
     torch.manual_seed(0)
-    held = _nncf.hold_logits(Net(), torch.zeros(1, 1, 4, 5))
-    method = PruneRegularized(sparsity=0.5, schedule=OneShot(), strength=0.05, swing=20.0, ignored=[], fine_tune=1)
+    held = _nncf.attach_gates(Net(), torch.zeros(1, 1, 4, 5))
+    method = PruneRegularized(
+        sparsity=0.5, schedule=OneShot(), strength=0.05, swing=20.0, ignored=[], fine_tune=recipe()
+    )
     penalty = _nncf.density_penalty(held, 0.05)
-    callback = _Logits(method, ["fc.weight"], penalty)
+    callback = _LogitUpdate(method, ["fc.weight"], penalty)
     optimizer = torch.optim.SGD([held.get_parameter("fc.weight"), held.get_parameter("fc.bias")], lr=0.5)
     held.train()
     for step in range(300):

@@ -11,13 +11,13 @@ from torch import nn
 from src.contracts import Context, DataSplits
 from src.methods.quantize_int8 import QuantizeInt8
 from src.models.resnet import CifarResNet
-from tests.methods.test_prune import Net, context, prune
+from tests.methods.examples import Net, context, prune
 
 
 def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> None:
     torch.manual_seed(0)
     method = QuantizeInt8(bias_correction=False, ignored=[], fine_tune=None)
-    quantized = method.compress(Net().eval(), context(splits))
+    quantized = method.compress(Net().eval(), context(splits)).model
     lowered = method.lower(quantized, context(splits).example_input).model
     stored = method.stored_weights(quantized)
     assert {name: weight.bits for name, weight in stored.items()} == {"conv.weight": 8, "fc.weight": 8}
@@ -32,17 +32,18 @@ def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> N
 def test_batch_norm_is_folded_before_quantizing(splits: DataSplits) -> None:
     model = CifarResNet(depth=8, num_classes=10, in_channels=3).eval()
     method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
-    quantized = method.compress(model, context(splits))
-    assert not [m for m in quantized.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(method.structure(quantized)["folded"]) == 9
+    made = method.compress(model, context(splits))
+    assert not [m for m in made.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert made.structure is not None
+    assert len(made.structure["folded"]) == 9
 
 
 def test_zeros_stay_zeros_in_the_integers(splits: DataSplits) -> None:
     torch.manual_seed(0)
-    sparse = prune(sparsity=0.8).compress(Net().eval(), context(splits))
+    sparse = prune(sparsity=0.8).compress(Net().eval(), context(splits)).model
     gone = sparse.get_parameter("fc.weight") == 0
     method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
-    quantized = method.compress(sparse, context(splits))
+    quantized = method.compress(sparse, context(splits)).model
     integers = method.stored_weights(quantized)["fc.weight"].integers
     assert bool((integers[gone] == 0).all())
     assert int((integers == 0).sum()) >= int(gone.sum())
@@ -51,13 +52,13 @@ def test_zeros_stay_zeros_in_the_integers(splits: DataSplits) -> None:
 def test_a_record_rebuilds_the_structure_and_the_outputs_to_the_bit(splits: DataSplits) -> None:
     torch.manual_seed(0)
     method = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
-    quantized = method.compress(Net().eval(), context(splits))
-    record = json.loads(json.dumps(method.structure(quantized)))
+    made = method.compress(Net().eval(), context(splits))
+    record = json.loads(json.dumps(made.structure))
     rebuilt = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None).rebuild(Net(), record)
-    rebuilt.load_state_dict(quantized.state_dict())
+    rebuilt.load_state_dict(made.model.state_dict())
     images = torch.cat([batch for batch, _ in context(splits).calibration])
     with torch.no_grad():
-        assert torch.equal(rebuilt(images), quantized(images))
+        assert torch.equal(rebuilt(images), made.model(images))
 
 
 def test_without_calibration_images_nothing_is_quantized(splits: DataSplits) -> None:

@@ -1,4 +1,4 @@
-"""How many images are classified rightly."""
+"""Accuracy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def as_logits(images: Tensor) -> Tensor:
 
 @pytest.fixture
 def batches() -> Batches:
-    """Labels 0 0 0 1 | 1 2 with guesses 0 0 2 1 | 0 2; class 3 has no image."""
-    guesses = torch.tensor([0, 0, 2, 1, 0, 2])
-    images = torch.nn.functional.one_hot(guesses, 4).float().view(6, 1, 2, 2)
+    """Labels 0 0 0 1 | 1 2 with predictions 0 0 2 1 | 0 2; class 3 has no image."""
+    predictions = torch.tensor([0, 0, 2, 1, 0, 2])
+    images = torch.nn.functional.one_hot(predictions, 4).float().view(6, 1, 2, 2)
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     return [(images[:4], labels[:4]), (images[4:], labels[4:])]
 
 
-def test_accuracy_is_the_share_of_right_guesses_of_all_and_of_each_class(batches: Batches) -> None:
+def test_accuracy_is_the_share_of_correct_predictions_overall_and_for_each_class(batches: Batches) -> None:
     found = accuracy(as_logits, batches, 4)
     assert found == Accuracy(4 / 6, (2 / 3, 1 / 2, 1.0, None))
 

@@ -1,4 +1,4 @@
-"""Energy by counting, against sums done by hand."""
+"""Estimated energy, against sums calculated by hand."""
 
 from __future__ import annotations
 

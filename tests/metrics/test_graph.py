@@ -1,4 +1,4 @@
-"""What can be counted in an exported graph, on graphs drawn by hand."""
+"""Counting in exported graphs, on graphs made by hand."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_residual_keeps_its_tensor_alive_until_it_is_added() -> None:
 
 
 def test_the_order_of_two_addends_makes_no_difference() -> None:
-    """``x + f(x)``: f(x), which nobody else reads, is overwritten, wherever it stands."""
+    """``x + f(x)``: f(x) has no other reader and is overwritten, whichever operand it is."""
 
     def added(*addends: str) -> Graph:
         return graph(
@@ -294,7 +294,7 @@ def test_a_quantized_network_needs_a_quarter_of_a_float_one() -> None:
 
 @pytest.fixture
 def weighted() -> Graph:
-    """Two weights and a stored scale, which is no weight."""
+    """Two weights, and a stored scale, which does not count as one."""
     plain = graph(
         {"in": 1, "out": 1},
         ("conv", Role.COMPUTE, ["in", "kernel", "bias"], "out"),

@@ -1,4 +1,4 @@
-"""What a compressed network looks like, layer by layer."""
+"""Describing a compressed network, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.metrics.layers import describe_layers
 
 @pytest.fixture
 def net() -> nn.Module:
-    """A convolution one of whose four outputs is zero, and a dense layer of three values."""
+    """A convolution with four outputs, one of them zero, and a dense layer with three distinct values."""
     model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     model[0].weight.data = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 3.0], [-0.0, 4.0]]).view(4, 2, 1, 1)
     model[3].weight.data = torch.tensor([[0.5, 0.5, -0.5, 0.0], [0.5, 0.5, 0.5, 0.5]])
@@ -48,7 +48,7 @@ def test_biases_and_normalizations_are_left_out(net: nn.Module) -> None:
     assert [layer["name"] for layer in describe_layers(net, {})] == ["0.weight", "3.weight"]
 
 
-def test_bits_are_those_that_were_said(net: nn.Module) -> None:
+def test_bits_are_those_of_the_stored_weight(net: nn.Module) -> None:
     integers = torch.tensor([[5, 0, -5, 0], [7, 0, 5, 5]])
     stored = StoredWeight(integers, 8, torch.tensor([0.1, 0.1]), torch.tensor([0, 0]))
     described = describe_layers(net, {"3.weight": stored})

@@ -1,4 +1,4 @@
-"""Bytes."""
+"""Bytes and checksums of files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from src.metrics.size import sha256, size_bytes, size_gzip_bytes
+from src.metrics.size import parts_of, sha256, size_bytes, size_gzip_bytes
+from tests.deploy.conftest import TARGETS
 
 
 @pytest.fixture
@@ -49,3 +50,12 @@ def test_the_hash_is_that_of_all_bytes_in_order(parts: list[Path]) -> None:
     joined = b"".join(part.read_bytes() for part in parts)
     assert sha256(parts) == hashlib.sha256(joined).hexdigest()
     assert sha256(parts) != sha256(parts[::-1])
+
+
+def test_the_parts_of_a_file_are_those_that_its_target_writes_beside_it(tmp_path: Path) -> None:
+    file, values = tmp_path / "model.xml", tmp_path / "model.bin"
+    file.write_text("")
+    assert parts_of(TARGETS["openvino"], file) == (file,)
+    values.write_text("")
+    assert parts_of(TARGETS["openvino"], file) == (file, values)
+    assert parts_of(TARGETS["onnxruntime"], file) == (file,)

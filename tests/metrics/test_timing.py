@@ -1,4 +1,4 @@
-"""How fast files are, on stand-in targets whose times are known, in processes of their own."""
+"""Timing files, each in a process of its own, on targets whose times are known."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IMAGE = np.zeros((1, 1, 2, 2), np.float32)
 
 @pytest.fixture(autouse=True)
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock of the test's own, so that it neither waits for an experiment nor holds one up."""
+    """A lock of the test's own, so that it neither waits for an experiment nor delays one."""
     monkeypatch.setattr(module, "LOCK", tmp_path / "measuring.lock")
     return tmp_path / "measuring.lock"
 
 
 @dataclass(frozen=True)
 class Sleeping:
-    """Loads anything as a network that takes ``each`` seconds an image and ``call`` seconds a call."""
+    """Loads any file as a network that takes ``each`` seconds for an image and ``call`` seconds for a call."""
 
     each: float = 0.0
     call: float = 0.0
@@ -63,7 +63,7 @@ def test_a_network_that_takes_twenty_milliseconds_is_timed_so() -> None:
     assert found.latency_ms_p50 <= found.latency_ms_p95 <= found.latency_ms_p99
 
 
-def test_the_slower_of_two_is_so_by_its_factor_and_the_interval_holds_it() -> None:
+def test_a_file_four_times_as_slow_is_found_so_and_the_interval_contains_the_factor() -> None:
     slow, fast = taken(Sleeping(each=0.04), Sleeping(each=0.01), rounds=5)
     ratio = speedup(fast, slow)
     assert ratio.low <= ratio.value <= ratio.high
@@ -119,7 +119,7 @@ def test_a_file_that_fails_is_named_in_one_line(fails: str, said: str) -> None:
     assert str(caught.value) == said
 
 
-def test_nobody_else_measures_meanwhile_and_the_lock_is_given_back(lock: Path) -> None:
+def test_no_other_command_measures_meanwhile_and_the_lock_is_released_afterwards(lock: Path) -> None:
     import threading
 
     refused = []

@@ -1,4 +1,4 @@
-"""Building any network for the data it will see."""
+"""Building a network for its data."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_network_for_another_number_of_channels_is_refused(splits: DataSplits)
 
 
 def test_a_network_for_another_number_of_classes_is_refused(splits: DataSplits) -> None:
-    with pytest.raises(InputError, match=r"gives \(1, 7\); wanted are 10 logits"):
+    with pytest.raises(InputError, match=r"gives \(1, 7\); it must give 10 logits"):
         build_model(partial(Fixed, classes=7), splits, 0)
 
 
@@ -171,7 +171,7 @@ def test_a_network_of_several_outputs_is_refused(splits: DataSplits) -> None:
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             return super().forward(images), images
 
-    with pytest.raises(InputError, match="gives tuple; wanted are 10 logits"):
+    with pytest.raises(InputError, match="gives tuple; it must give 10 logits"):
         build_model(TwoOutputs, splits, 0)
 
 
@@ -179,7 +179,7 @@ def test_logits_of_each_pixel_are_refused(splits: DataSplits) -> None:
     def segments() -> nn.Module:
         return nn.Conv2d(3, 10, 1)
 
-    with pytest.raises(InputError, match=r"gives \(1, 10, 16, 16\); wanted are 10 logits"):
+    with pytest.raises(InputError, match=r"gives \(1, 10, 16, 16\); it must give 10 logits"):
         build_model(segments, splits, 0)
 
 

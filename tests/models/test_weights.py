@@ -34,7 +34,7 @@ def net(seed: int, last: int = 3) -> nn.Module:
 
 
 def bits(model: nn.Module) -> dict[str, Any]:
-    """Every value as whole numbers, so that NaN equals NaN and -0 differs from 0."""
+    """The bits of every value as integers, so that NaN equals NaN and -0 differs from 0."""
     whole = {4: torch.int32, 8: torch.int64}
     return {
         name: value.flatten().view(whole[value.element_size()]).tolist() for name, value in model.state_dict().items()
@@ -203,7 +203,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def misfit(tmp_path: Path, state: dict[str, Tensor], model: nn.Module) -> str:
-    """Load ``state``, demand a refusal that leaves the model as it was, and return the message."""
+    """Load ``state``, which must be refused and leave the model as it was; return the message."""
     before = bits(model)
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(InputError, match="does not fit the model") as caught:

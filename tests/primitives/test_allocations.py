@@ -15,7 +15,7 @@ from torch import nn
 from src.contracts import Context, DataSplits
 from src.primitives.allocations import HessianTrace, MeasuredSensitivity, UnderBudget, knapsack, packed_bytes
 from src.primitives.quantizers import Affine, Symmetric
-from tests.methods.test_prune import context
+from tests.methods.examples import context
 
 GRID = Symmetric(per_channel=False, candidates=1)
 
@@ -67,7 +67,7 @@ def test_the_budget_is_kept_and_used(judged: Context) -> None:
     assert budget(None, 8.0)(net, names, GRID, judged)["first.weight"] <= 4
 
 
-def test_a_hopeless_budget_is_answered_with_the_least_and_the_layer_in_the_way(judged: Context) -> None:
+def test_a_budget_that_cannot_be_kept_is_refused_with_the_least_size_and_the_largest_layer(judged: Context) -> None:
     with pytest.raises(ValueError, match=r"the least is 3,900 with 2 bits everywhere, of which first.weight .* 3,845"):
         budget(1_000)(Net(), ["first.weight", "last.weight"], GRID, judged)
 
@@ -89,7 +89,7 @@ def test_a_layer_of_shared_values_has_one_scale() -> None:
     assert packed_bytes(weight, [2], Symmetric(per_channel=True, candidates=1)) == [60 + 5]
 
 
-def test_measured_sensitivity_decides_where_it_is_given(tmp_path: Path, judged: Context) -> None:
+def test_measured_sensitivity_decides_if_it_is_given(tmp_path: Path, judged: Context) -> None:
     layers = {
         "first.weight": {"bits": {"2": 0.9, "4": 0.9, "8": 0.9}},
         "last.weight": {"bits": {"2": 0.1, "4": 0.5, "8": 0.9}},

@@ -20,8 +20,8 @@ from src.primitives.codebooks import (
     Random,
     best_partition,
     fit_codebook,
-    in_order,
     inertia,
+    ordered_points,
     share,
 )
 
@@ -33,8 +33,8 @@ def exact(values: list[float], clusters: int) -> float:
     ordered = np.sort(np.array(values, dtype=np.float64))
 
     def error(first: int, end: int) -> float:
-        some = ordered[first:end]
-        return float(((some - some.mean()) ** 2).sum())
+        run = ordered[first:end]
+        return float(((run - run.mean()) ** 2).sum())
 
     @cache
     def best(end: int, runs: int) -> float:
@@ -69,7 +69,7 @@ def test_every_start_ends_where_no_weight_would_change_its_cluster(start: Any) -
 
 def test_starts_lie_where_the_paper_puts_them() -> None:
     weights = torch.tensor([8.0, 0, 1, 1, 1, 2, 2, 3])
-    points = in_order(weights, 4)
+    points = ordered_points(weights, 4)
     assert points.values.tolist() == [0, 1, 2, 3, 8]
     assert points.counts.tolist() == [1, 3, 2, 1, 1]
     assert Linear()(points, 3, 0).tolist() == [0, 4, 8]
@@ -79,15 +79,15 @@ def test_starts_lie_where_the_paper_puts_them() -> None:
 
 
 def test_a_far_weight_gets_a_centroid_by_plus_plus() -> None:
-    points = in_order(torch.tensor([0.0] * 99 + [100.0]), 2)
+    points = ordered_points(torch.tensor([0.0] * 99 + [100.0]), 2)
     assert PlusPlus(sample=100)(points, 2, seed=3).tolist() == [0.0, 100.0]
 
 
 @pytest.mark.parametrize("clusters", [2, 16, 128])
 def test_many_weights_in_bins_end_at_the_centroids_of_sorted_ones(clusters: int) -> None:
     weights = torch.randn(6 * BINS, generator=torch.Generator().manual_seed(1))
-    assert len(in_order(weights, clusters).values) < BINS
-    assert in_order(weights, clusters).counts.sum() == len(weights)
+    assert len(ordered_points(weights, clusters).values) < BINS
+    assert ordered_points(weights, clusters).counts.sum() == len(weights)
     binned = fit_codebook(weights, clusters, Linear(), iterations=20, seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("src.primitives.codebooks.BINS", len(weights))
@@ -99,7 +99,7 @@ def test_many_weights_in_bins_end_at_the_centroids_of_sorted_ones(clusters: int)
 def test_many_weights_beside_a_far_one_are_sorted() -> None:
     weights = torch.randn(6 * BINS, generator=torch.Generator().manual_seed(1))
     weights[0] = 1e6  # bins of one width would be 15 wide
-    assert len(in_order(weights, 16).values) == len(weights.unique())
+    assert len(ordered_points(weights, 16).values) == len(weights.unique())
 
 
 def test_bins_are_split_by_hand() -> None:
@@ -128,7 +128,7 @@ def test_no_weight_and_no_number_are_refused() -> None:
         fit_codebook(torch.tensor([1.0, float("nan")]), 2, Linear(), iterations=1, seed=0)
 
 
-def test_the_optimal_start_has_as_many_centroids_as_asked_beyond_its_bins() -> None:
+def test_the_optimal_start_has_as_many_centroids_as_wanted_beyond_its_bins() -> None:
     weights = 0.05 * torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     optimal, linear = (fit_codebook(weights, 1000, s, iterations=300, seed=0) for s in (Optimal(bins=512), Linear()))
     assert 512 < len(optimal) <= 1000
@@ -136,7 +136,7 @@ def test_the_optimal_start_has_as_many_centroids_as_asked_beyond_its_bins() -> N
 
 
 def test_beyond_its_bins_the_optimal_start_lies_at_the_edges_of_as_many_bins_as_clusters() -> None:
-    points = in_order(torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 100]), 4)
+    points = ordered_points(torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 100]), 4)
     # Half of the four even in the range, from 0 and from 50; half in the distribution, the first and the fifth weight.
     assert Optimal(bins=3)(points, 4, 0).tolist() == [0, 4, 100]
 

@@ -1,4 +1,4 @@
-"""Costs are counted by hand, and normalized scores compare."""
+"""Costs are counted by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from src.models.small_cnn import SmallCNN
 from src.primitives.costs import Bytes, Channels, Cost, Macs, Parameters
-from src.primitives.normalizations import ByMean, ByNorm
 
 
 class Net(nn.Module):
@@ -89,12 +88,3 @@ def test_macs_of_a_small_cnn_are_the_sum_over_its_layers() -> None:
     )
     by_hand = 256 * 8 * 27 + 64 * 16 * 8 * 9 + 16 * 16 * 32 + 32 * 10
     assert Macs()(net, torch.zeros(1, 3, 16, 16)) == by_hand
-
-
-def test_scores_divided_by_their_norm_or_mean_compare_between_layers() -> None:
-    scores = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([300.0, -400.0]), "dead": torch.zeros(3)}
-    by_norm, by_mean = ByNorm()(scores), ByMean()(scores)
-    assert by_norm["a"].tolist() == pytest.approx([0.6, 0.8])
-    assert by_norm["b"].tolist() == pytest.approx([0.6, -0.8])
-    assert by_mean["b"].tolist() == pytest.approx([300 / 350, -400 / 350])
-    assert by_norm["dead"].tolist() == by_mean["dead"].tolist() == [0, 0, 0]

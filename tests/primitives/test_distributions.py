@@ -1,4 +1,4 @@
-"""How a sparsity is dealt out over layers."""
+"""How a sparsity is spread over layers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_sensitive_layer_loses_less(tmp_path: Path) -> None:
     gone = {name: int((~mask).sum()) for name, mask in masks.items()}
     assert sum(gone.values()) == 2000
     assert gone["robust"] / 2000 > 0.9 > 0.1 > gone["sensitive"] / 2000 > 0
-    with pytest.raises(ValueError, match="knows nothing of other"):
+    with pytest.raises(ValueError, match="has no measurements of other"):
         BySensitivity(file=str(file))(uniform(other=10), 0.5)
 
 

@@ -10,23 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from src.models.resnet import CifarResNet
-from src.primitives.folding import fold, fold_batch_norm, foldable_pairs
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def settled(model: nn.Module, seed: int = 0) -> nn.Module:
-    """``model`` in eval mode, its normalizations as if it had been trained."""
-    generator = torch.Generator().manual_seed(seed)
-    for norm in model.modules():
-        if isinstance(norm, NORMS):
-            for tensor in (norm.running_mean, norm.bias):
-                if tensor is not None:
-                    tensor.data.normal_(0, 0.5, generator=generator)
-            for tensor in (norm.running_var, norm.weight):
-                if tensor is not None:
-                    tensor.data.uniform_(0.5, 2, generator=generator)
-    return model.eval()
+from src.primitives.folding import NORMS, fold, fold_batch_norm, foldable_pairs
+from tests.primitives.networks import settled
 
 
 def images(*shape: int) -> Tensor:

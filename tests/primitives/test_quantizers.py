@@ -75,8 +75,10 @@ def test_stored_integers_stand_for_the_quantized_values() -> None:
     for fit in (Symmetric(per_channel=True, candidates=10), Affine(per_channel=True, candidates=10)):
         grid = fit(weight, 4)
         stored = grid.stored(weight)
-        values = (stored.integers - stored.zero_point.view(-1, 1)) * stored.scale.view(-1, 1)
-        assert torch.equal(values, grid.quantize(weight))
+        by_hand = (stored.integers - stored.zero_point.view(-1, 1)) * stored.scale.view(-1, 1)
+        assert torch.equal(stored.values(), by_hand)
+        assert torch.equal(stored.values(), grid.quantize(weight))
+        assert torch.equal(stored.values(), grid.values(grid.integers(weight)))
 
 
 @pytest.mark.parametrize("bits", [0, 17, -1, 2.5, True])
@@ -89,3 +91,23 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     values = torch.tensor([[0.0, 0.0], [1.0, -1.0]])
     for fit in (Symmetric(per_channel=True, candidates=3), Affine(per_channel=True, candidates=3)):
         assert fit(values, 4).quantize(values)[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_a_grid_of_one_scale_for_the_tensor_is_stored_as_one(bits: int) -> None:
+    weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    stored = Symmetric(per_channel=False, candidates=1)(weight, bits).stored(weight)
+    assert stored.scale.shape == stored.zero_point.shape == ()
+    assert torch.equal(stored.values(), stored.integers * stored.scale)
+
+
+def test_no_candidate_is_refused() -> None:
+    for fit in (Symmetric, Affine):
+        with pytest.raises(ValueError, match="candidates must be at least 1, and is 0"):
+            fit(per_channel=True, candidates=0)
+
+
+def test_values_that_are_no_numbers_have_no_grid() -> None:
+    for values in (torch.empty(0, 2), torch.tensor([[1.0, float("nan")]])):
+        with pytest.raises(ValueError, match="no grid fits them"):
+            Symmetric(per_channel=True, candidates=1)(values, 4)

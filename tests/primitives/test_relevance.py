@@ -59,7 +59,7 @@ def names_of(model: nn.Module) -> list[str]:
 def flow(model: nn.Module, images: Tensor, labels: Tensor, **rules: Any) -> tuple[Tensor, dict[str, Tensor], float]:
     """The relevance of the images and of each weight, and what must be their sum."""
     names = names_of(model)
-    found, *weights = relevance(**rules).flow(model, [model.get_parameter(name) for name in names], images, labels)
+    found, *weights = relevance(**rules).propagate(model, [model.get_parameter(name) for name in names], images, labels)
     with torch.no_grad():
         total = float(model(images).gather(1, labels.unsqueeze(1)).sum())
     return found, dict(zip(names, weights, strict=True)), total

@@ -78,7 +78,7 @@ def test_sparsity_never_falls_and_stays_between_zero_and_the_target(
     assert all(0 <= value <= sparsity for value in values)
 
 
-def test_masks_are_made_as_often_as_said() -> None:
+def test_masks_are_computed_as_often_as_set() -> None:
     schedule = Cubic(begin=0.0, end=0.6, updates=40)
     values = {schedule(step / 10_000, 0.9) for step in range(10_001)}
     assert len(values) == 41  # none yet, then 40 updates
@@ -93,7 +93,7 @@ def test_growth_is_fast_at_first_and_slow_at_last() -> None:
 
 
 @pytest.mark.parametrize(("begin", "end"), [(-0.1, 0.5), (0.5, 0.5), (0.6, 0.5), (0.0, 1.1)])
-def test_a_window_that_is_none_is_refused(begin: float, end: float) -> None:
+def test_a_window_without_length_or_outside_the_training_is_refused(begin: float, end: float) -> None:
     with pytest.raises(ValueError, match="begin and end must hold 0 <= begin < end <= 1"):
         Cubic(begin=begin, end=end, updates=4)
 

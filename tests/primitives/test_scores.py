@@ -128,7 +128,7 @@ def exact_hessian(model: nn.Module, images: Tensor, labels: Tensor, loss: Any) -
     return full
 
 
-def test_many_draws_come_as_near_to_the_hessian_s_diagonal_as_they_must() -> None:
+def test_many_draws_approach_the_diagonal_of_the_hessian_as_fast_as_they_must() -> None:
     """The variance of one draw of entry i is the sum of its row's other entries, squared (Bekas et al. 2007)."""
     model, calibration, draws = net(), context(IMAGES, LABELS), 400
     estimated = hessian_diagonal(model, [model.get_parameter(name) for name in NAMES], calibration, draws)
@@ -145,7 +145,7 @@ def test_many_draws_come_as_near_to_the_hessian_s_diagonal_as_they_must() -> Non
         assert torch.equal(scores[name], 0.5 * diagonal.abs() * model.get_parameter(name).detach().square())
 
 
-def test_one_draw_is_exact_where_the_hessian_is_diagonal() -> None:
+def test_one_draw_is_exact_if_the_hessian_is_diagonal() -> None:
     class Scale(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
+import shutil
 import sys
 import textwrap
 import uuid
@@ -13,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from src.stages.identity import identity, sources, targets_of
+from src.stages.identity import _reexports, identity, sources, targets_of
 
 Write = Callable[[str, str], None]
 
 
 @pytest.fixture
 def name() -> str:
-    """A top-level name no other test has: where a module lies is looked up once a process."""
+    """A top-level name of this test alone: the folder of a module is looked up once in a process."""
     return f"users_{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write a module of the user's by its dotted name, importable from outside ``src``."""
+    """Write a module of a user, which is importable from outside ``src``."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(module: str, code: str) -> None:
@@ -70,7 +72,7 @@ def test_an_identity_is_sixteen_hexadecimal_digits() -> None:
 
 
 def test_identities_are_frozen() -> None:
-    """Another value here means that no stage that anybody has made is found again.
+    """With another value, no stage that anybody has made is found again.
 
     By hand: ``printf '{"kind":"baseline","model":{"depth":20},"seed":0}' | sha256sum | cut -c1-16``.
     """
@@ -91,13 +93,13 @@ def test_another_value_type_or_key_gives_another_identity(other: dict[str, objec
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), Path("x"), b"x"])
-def test_what_json_cannot_hold_is_refused(value: object) -> None:
+def test_a_value_that_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
         identity({"a": value})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_numbers_that_equal_nothing_are_refused(value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         identity({"a": value})
 
@@ -105,7 +107,7 @@ def test_numbers_that_equal_nothing_are_refused(value: float) -> None:
 # targets_of ---------------------------------------------------------------------------------------
 
 
-def test_targets_are_found_however_deep() -> None:
+def test_targets_are_found_at_any_depth() -> None:
     config = {
         "_target_": "a.A",
         "steps": {"one": {"_target_": "b.B", "x": [{"_target_": "c.C"}, 3, ({"_target_": "d.D"},)]}},
@@ -116,7 +118,7 @@ def test_targets_are_found_however_deep() -> None:
 
 
 @pytest.mark.parametrize("config", [{}, [], None, 3, "a.A", {"_target_": 3}])
-def test_what_holds_no_target_gives_none(config: object) -> None:
+def test_a_config_without_a_target_gives_none(config: object) -> None:
     assert targets_of(config) == set()
 
 
@@ -173,7 +175,7 @@ def test_a_module_that_nobody_imports_does_not_count(write: Write, name: str) ->
     assert sources([f"{name}.net.Net"]) == before
 
 
-def test_where_the_code_lies_does_not_count(
+def test_the_folder_of_the_code_does_not_count(
     write: Write, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(f"{name}.py", NET)
@@ -193,14 +195,14 @@ def test_a_changed_constant_counts(write: Write, name: str) -> None:
     assert sources([f"{name}.Net"])["code"] != before["code"]
 
 
-def test_a_changed_text_that_is_no_docstring_counts(write: Write, name: str) -> None:
+def test_a_changed_string_that_is_no_docstring_counts(write: Write, name: str) -> None:
     write(f"{name}.py", "def f():\n    '''Doc.'''\n    return 'relu'\n")
     before = sources([name])
     write(f"{name}.py", "def f():\n    '''Doc.'''\n    return 'tanh'\n")
     assert sources([name]) != before
 
 
-def test_what_a_users_module_imports_counts(write: Write, name: str) -> None:
+def test_the_imports_of_a_users_module_count(write: Write, name: str) -> None:
     helper = f"{name}_layers"
     write(f"{name}.py", f"import {helper}\n\ndef net():\n    return {helper}.WIDTH\n")
     write(f"{helper}.py", "WIDTH = 8\n")
@@ -244,7 +246,7 @@ def test_imports_from_the_package_above_count(write: Write, name: str) -> None:
     assert sources([f"{name}.nets.deep"]) != before
 
 
-def test_a_class_that_a_package_passes_on_counts_where_it_is_written(write: Write, name: str) -> None:
+def test_the_module_that_defines_a_re_exported_class_counts(write: Write, name: str) -> None:
     write(f"{name}/__init__.py", "from .net import Net\n")
     write(f"{name}/net.py", NET)
     before = sources([f"{name}.Net"])
@@ -285,6 +287,92 @@ def test_a_users_module_that_imports_this_project_counts_both(write: Write, name
     assert there["versions"]["torch"] == metadata.version("torch")
 
 
+# sources: packages that only re-export names -----------------------------------------------------
+
+
+TRAINING = ["src.training.fit.fit", "src.training.recipe.Recipe", "src.data.batches", "src.methods.prune.Prune"]
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this project's source, which ``sources`` reads in its place."""
+    shutil.copytree("src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    original = importlib.import_module("src.stages.identity")._top_folder
+    monkeypatch.setattr(
+        "src.stages.identity._top_folder", lambda top: tmp_path / "src" if top == "src" else original(top)
+    )
+    return tmp_path / "src"
+
+
+def test_a_new_result_column_renames_the_stages_of_measuring_alone(copy: Path) -> None:
+    training, measuring = sources(TRAINING), sources(["src.metrics.rows"])
+    results = copy / "contracts" / "results.py"
+    column = '    joules: float | None = column("energy", unit="J")\n\n    def numbers('
+    changed = results.read_text().replace("\n    def numbers(", f"\n{column}", 1)
+    assert changed != results.read_text()
+    results.write_text(changed)
+    assert sources(TRAINING) == training
+    assert sources(["src.metrics.rows"]) != measuring
+
+
+@pytest.mark.parametrize("module", ["methods", "training", "data"])
+def test_a_contract_of_training_renames_its_stages(copy: Path, module: str) -> None:
+    training = sources(TRAINING)
+    path = copy / "contracts" / f"{module}.py"
+    path.write_text(path.read_text() + "\nADDED = 1\n")
+    assert sources(TRAINING) != training
+
+
+def test_a_name_that_is_defined_elsewhere_from_now_on_counts(copy: Path) -> None:
+    (copy / "contracts" / "other.py").write_text("class Epoch:\n    pass\n")
+    (copy / "user.py").write_text("from src.contracts import Epoch, Recipe\nfrom src.contracts.other import Epoch\n")
+    before = sources(["src.user"])
+    init = copy / "contracts" / "__init__.py"
+    init.write_text(init.read_text().replace("    Epoch,\n", "") + "from src.contracts.other import Epoch\n")
+    assert sources(["src.user"]) != before
+
+
+def test_a_package_with_code_of_its_own_counts_as_a_whole(copy: Path) -> None:
+    init, results = copy / "contracts" / "__init__.py", copy / "contracts" / "results.py"
+    init.write_text(init.read_text() + "\nSEED = 0\n")
+    before = sources(TRAINING)
+    results.write_text(results.read_text() + "\nADDED = 1\n")
+    assert sources(TRAINING) != before
+
+
+def test_every_name_of_a_package_that_is_imported_as_a_module_counts(copy: Path) -> None:
+    (copy / "user.py").write_text("import src.contracts\n")
+    before = sources(["src.user"])
+    results = copy / "contracts" / "results.py"
+    results.write_text(results.read_text() + "\nADDED = 1\n")
+    assert sources(["src.user"]) != before
+
+
+def test_a_users_package_that_only_re_exports_counts_as_a_whole(write: Write, name: str) -> None:
+    """Importing it runs all its modules, and a user's may do more than define names."""
+    write(f"{name}/__init__.py", "from .net import Net\nfrom .settings import PRECISION\n")
+    write(f"{name}/net.py", NET)
+    write(f"{name}/settings.py", "import torch\nPRECISION = torch.float32\n")
+    before = sources([f"{name}.net.Net"])
+    write(f"{name}/settings.py", "import torch\nPRECISION = torch.float32\ntorch.set_default_dtype(torch.float64)\n")
+    assert sources([f"{name}.net.Net"]) != before
+
+
+def test_the_modules_of_packages_that_re_export_only_define_names() -> None:
+    """So it does no harm that ``sources`` skips those of them that a stage does not use."""
+    packages = [".".join(path.parent.parts) for path in Path("src").rglob("__init__.py")]
+    reexported = [module for package in packages for module in (_reexports(package) or {}).values()]
+    assert "src.contracts.results" in reexported
+    for module in set(reexported):
+        body = ast.parse(Path(*module.split(".")).with_suffix(".py").read_text()).body
+        effects = [
+            ast.unparse(node)
+            for node in body
+            if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+        ]
+        assert effects == [], module
+
+
 # sources: installed packages ----------------------------------------------------------------------
 
 
@@ -312,19 +400,19 @@ def test_a_target_of_an_installed_package_counts_by_version() -> None:
         ("dateutil", "python-dateutil"),
     ],
 )
-def test_a_package_counts_whatever_its_distribution_is_called(
+def test_a_package_counts_by_the_version_of_its_distribution(
     write: Write, name: str, package: str, distribution: str
 ) -> None:
     write(f"{name}.py", f"import {package}\n")
     assert metadata.version(distribution) in sources([name])["versions"].values()
 
 
-def test_the_standard_library_and_what_is_not_there_do_not_count(write: Write, name: str) -> None:
+def test_the_standard_library_and_missing_packages_do_not_count(write: Write, name: str) -> None:
     write(f"{name}.py", f"import os, json.decoder\n\ndef f():\n    import {name}_that_is_not_installed\n")
     assert sources([name])["versions"] == {}
 
 
-def test_the_sources_of_a_method_hold_what_it_imports_and_no_more() -> None:
+def test_the_sources_of_a_method_hold_its_imports_and_no_more() -> None:
     prune, masks = sources(["src.methods.prune.Prune"]), sources(["src.primitives.masks"])
     assert prune["versions"]["nncf"] == metadata.version("nncf")
     assert "nncf" not in masks["versions"]

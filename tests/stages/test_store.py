@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from src.stages.identity import identity
+from src.stages.store import RECORD as FILE
 from src.stages.store import RUNS, WEIGHTS, StageStore
 
 ID, OTHER = "0123456789abcdef", "fedcba9876543210"
 RECORD: dict[str, Any] = {"kind": "baseline", "validation_accuracy": 0.75, "epochs": [{"epoch": 0}], "layers": None}
+FOUND = {"schema": 2, **RECORD}
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_ID = "935167f728a072cc"
 
 
 @pytest.fixture
@@ -51,18 +57,18 @@ def test_nothing_is_found_before_finish_and_the_record_after_it(store: StageStor
     with store.hold(ID, run):
         assert store.find(ID) is None
         store.finish(ID, RECORD)
-        assert store.find(ID) == RECORD
-    assert store.find(ID) == RECORD
+        assert store.find(ID) == FOUND
+    assert store.find(ID) == FOUND
     assert store.find(OTHER) is None
 
 
-def test_a_stage_lies_in_a_folder_of_its_name(store: StageStore, run: Path, tmp_path: Path) -> None:
+def test_a_stage_has_a_folder_of_its_name(store: StageStore, run: Path, tmp_path: Path) -> None:
     folder = make(store, run)
     assert folder == store.folder(ID) == (tmp_path / "artifacts" / ID)
     assert names(folder) == [RUNS, "stage.json", WEIGHTS]
 
 
-def test_finish_drops_checkpoints_and_keeps_the_rest(store: StageStore, run: Path) -> None:
+def test_finish_removes_checkpoints_and_keeps_the_rest(store: StageStore, run: Path) -> None:
     with store.hold(ID, run) as folder:
         for name in ("training.ckpt", "fine_tune_0.ckpt", "model.onnx.part", WEIGHTS, "model.onnx"):
             (folder / name).write_bytes(b"x")
@@ -70,14 +76,14 @@ def test_finish_drops_checkpoints_and_keeps_the_rest(store: StageStore, run: Pat
     assert names(folder) == ["model.onnx", RUNS, "stage.json", WEIGHTS]
 
 
-def test_a_stage_that_was_cut_off_keeps_its_checkpoints(store: StageStore, run: Path) -> None:
-    def cut_off() -> None:
+def test_an_interrupted_stage_keeps_its_checkpoints(store: StageStore, run: Path) -> None:
+    def interrupt() -> None:
         with store.hold(ID, run) as folder:
             (folder / "training.ckpt").write_bytes(b"epoch 3")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cut_off()
+        interrupt()
     with store.hold(ID, run) as folder:
         assert (folder / "training.ckpt").read_bytes() == b"epoch 3"
         assert store.find(ID) is None
@@ -85,17 +91,17 @@ def test_a_stage_that_was_cut_off_keeps_its_checkpoints(store: StageStore, run: 
 
 def test_another_store_at_the_same_place_finds_the_stage(store: StageStore, run: Path, tmp_path: Path) -> None:
     make(store, run)
-    assert StageStore(tmp_path / "artifacts").find(ID) == RECORD
+    assert StageStore(tmp_path / "artifacts").find(ID) == FOUND
 
 
-def test_a_store_is_made_when_its_first_stage_is(store: StageStore, run: Path) -> None:
+def test_a_store_is_created_with_its_first_stage(store: StageStore, run: Path) -> None:
     assert not store.root.exists()
     assert store.stages() == []
     make(store, run)
     assert store.root.is_dir()
 
 
-def test_a_store_stays_where_it_was_when_the_working_folder_changes(
+def test_a_store_stays_in_its_folder_if_the_working_folder_changes(
     tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -104,10 +110,59 @@ def test_a_store_stays_where_it_was_when_the_working_folder_changes(
     assert make(store, run) == tmp_path / "artifacts" / ID
 
 
+def test_a_number_that_is_not_finite_does_not_cost_the_stage(store: StageStore, run: Path) -> None:
+    """A batch that overflows in float16 makes the mean loss of its epoch infinite; the weights are sound."""
+    epochs = [{"epoch": 0, "train_loss": float("inf")}, {"epoch": 1, "train_loss": 0.5}]
+    with store.hold(ID, run):
+        store.finish(ID, {**RECORD, "epochs": epochs})
+    found = store.find(ID)
+    assert found is not None
+    assert [epoch["train_loss"] for epoch in found["epochs"]] == [None, 0.5]
+
+
+# Golden stages ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("written", "schema"), [("schema_1", 1), ("schema_2", 2)])
+def test_a_stage_of_each_schema_is_found_listed_and_read(written: str, schema: int, run: Path, tmp_path: Path) -> None:
+    """``schema_1`` was written by commit d975084, before records named their schema."""
+    shutil.copytree(GOLDEN / written, tmp_path / "artifacts")
+    shutil.copy(GOLDEN / "schema_1" / GOLDEN_ID / WEIGHTS, tmp_path / "artifacts" / GOLDEN_ID)
+    store = StageStore(tmp_path / "artifacts")
+    record = store.find(GOLDEN_ID)
+    assert record is not None
+    assert record["schema"] == schema
+    assert identity(record["spec"]) == GOLDEN_ID
+    assert record["validation_accuracy"] == 0.2
+    (listed,) = store.stages()
+    assert (listed.identity, listed.record, listed.runs) == (GOLDEN_ID, record, ())
+    with store.hold(GOLDEN_ID, run) as folder:
+        weights = load_file(folder / WEIGHTS)
+    assert {name: list(weight.shape) for name, weight in weights.items() if weight.dim() > 1} == {
+        layer["name"]: layer["shape"] for layer in record["layers"]
+    }
+    assert store.stages()[0].runs == ("../run",)
+
+
+def test_a_stage_of_an_earlier_schema_is_adopted_as_it_is(store: StageStore, run: Path) -> None:
+    golden = GOLDEN / "schema_1" / GOLDEN_ID
+    store.adopt(golden / FILE, golden / WEIGHTS, run)
+    folder = store.folder(GOLDEN_ID)
+    assert names(folder) == [RUNS, FILE, WEIGHTS]
+    assert (folder / FILE).read_bytes() == (golden / FILE).read_bytes()
+    assert (folder / WEIGHTS).read_bytes() == (golden / WEIGHTS).read_bytes()
+
+
+def test_finish_writes_the_golden_bytes(store: StageStore, run: Path) -> None:
+    with store.hold(GOLDEN_ID, run) as folder:
+        store.finish(GOLDEN_ID, json.loads((GOLDEN / "schema_1" / GOLDEN_ID / FILE).read_text()))
+    assert (folder / FILE).read_bytes() == (GOLDEN / "schema_2" / GOLDEN_ID / FILE).read_bytes()
+
+
 # Runs ---------------------------------------------------------------------------------------------
 
 
-def test_every_run_that_names_a_stage_is_written_down_once(store: StageStore, run: Path, tmp_path: Path) -> None:
+def test_every_run_that_uses_a_stage_is_noted_once(store: StageStore, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for by in (run, other, run):
@@ -136,16 +191,16 @@ def test_refreshing_empties_only_stages_that_are_older(store: StageStore, run: P
         assert refreshing.find(ID) is None
         assert names(folder) == [RUNS]
     with refreshing.hold(OTHER, run) as folder:
-        assert refreshing.find(OTHER) == RECORD
+        assert refreshing.find(OTHER) == FOUND
         assert names(folder) == [RUNS, "stage.json", WEIGHTS]
 
 
-def test_what_a_refreshing_run_has_made_it_finds_again(store: StageStore, run: Path, tmp_path: Path) -> None:
+def test_a_refreshing_run_finds_what_it_has_made_itself(store: StageStore, run: Path, tmp_path: Path) -> None:
     make(store, run, finished_at=time.time() - 100)
     refreshing = StageStore(tmp_path / "artifacts", refresh_before=time.time() - 50)
     make(refreshing, run)
     with refreshing.hold(ID, run):
-        assert refreshing.find(ID) == RECORD
+        assert refreshing.find(ID) == FOUND
 
 
 def test_refreshing_keeps_the_runs(store: StageStore, run: Path, tmp_path: Path) -> None:
@@ -159,7 +214,7 @@ def test_refreshing_keeps_the_runs(store: StageStore, run: Path, tmp_path: Path)
 def test_without_refreshing_the_oldest_stage_is_found(store: StageStore, run: Path) -> None:
     make(store, run, finished_at=1)
     with store.hold(ID, run):
-        assert store.find(ID) == RECORD
+        assert store.find(ID) == FOUND
 
 
 def test_refreshing_leaves_the_checkpoints_of_an_unfinished_stage(store: StageStore, run: Path, tmp_path: Path) -> None:
@@ -178,7 +233,7 @@ def test_stages_are_listed_with_their_record_and_size_the_newest_first(store: St
         os.utime(path, (1000, 1000))
     listed = store.stages()
     assert [stage.identity for stage in listed] == [OTHER, ID]
-    assert [stage.record for stage in listed] == [RECORD, RECORD]
+    assert [stage.record for stage in listed] == [FOUND, FOUND]
     assert listed[1].changed == 1000
     assert listed[1].size_bytes == sum(path.stat().st_size for path in old.iterdir())
     assert listed[1].size_bytes > 100
@@ -192,7 +247,7 @@ def test_an_unfinished_stage_is_listed_without_a_record(store: StageStore, run: 
     assert (stage.identity, stage.record) == (ID, None)
 
 
-def test_locks_and_strange_files_are_no_stages(store: StageStore, run: Path) -> None:
+def test_locks_and_other_files_are_no_stages(store: StageStore, run: Path) -> None:
     make(store, run)
     (store.root / ".hidden").mkdir()
     (store.root / "notes.txt").write_text("mine")
@@ -204,7 +259,7 @@ def test_removing_a_stage_removes_its_folder_and_nothing_else(store: StageStore,
     make(store, run, OTHER)
     store.remove(next(stage for stage in store.stages() if stage.identity == ID))
     assert store.find(ID) is None
-    assert store.find(OTHER) == RECORD
+    assert store.find(OTHER) == FOUND
     assert not store.folder(ID).exists()
     assert [stage.identity for stage in store.stages()] == [OTHER]
     assert run.is_dir()
@@ -214,7 +269,7 @@ def test_a_removed_stage_can_be_made_again(store: StageStore, run: Path) -> None
     make(store, run)
     store.remove(store.stages()[0])
     make(store, run)
-    assert store.find(ID) == RECORD
+    assert store.find(ID) == FOUND
 
 
 # Together with others -----------------------------------------------------------------------------
@@ -245,7 +300,7 @@ def test_a_second_run_waits_and_finds_what_the_first_has_made(store: StageStore,
         assert found == []
         store.finish(ID, RECORD)
     thread.join(10)
-    assert found == [RECORD]
+    assert found == [FOUND]
 
 
 def test_a_stage_that_is_held_is_not_removed_until_it_is_free(store: StageStore, run: Path) -> None:
@@ -272,23 +327,23 @@ def test_the_stage_is_free_again_after_a_failure(store: StageStore, run: Path) -
         fail(store, run)
     thread = in_thread(lambda: make(store, run))
     thread.join(10)
-    assert store.find(ID) == RECORD
+    assert store.find(ID) == FOUND
 
 
-def test_a_stage_that_got_nowhere_leaves_no_folder(store: StageStore, run: Path) -> None:
+def test_a_stage_without_a_checkpoint_leaves_no_folder(store: StageStore, run: Path) -> None:
     with pytest.raises(RuntimeError, match="diverged"):
         fail(store, run, "weights.safetensors.part")
     assert not store.folder(ID).exists()
     assert store.stages() == []
 
 
-def test_a_failure_leaves_whole_files_and_no_half_one(store: StageStore, run: Path) -> None:
+def test_a_failure_leaves_complete_files_and_no_half_written_one(store: StageStore, run: Path) -> None:
     with pytest.raises(RuntimeError, match="diverged"):
         fail(store, run, "training.ckpt", "weights.safetensors.part")
     assert names(store.folder(ID)) == [RUNS, "training.ckpt"]
 
 
-def test_refreshing_also_drops_the_checkpoint_of_a_stage_that_was_cut_off(tmp_path: Path) -> None:
+def test_refreshing_also_removes_the_checkpoint_of_an_interrupted_stage(tmp_path: Path) -> None:
     before = StageStore(tmp_path / "artifacts")
     with before.hold("a", tmp_path / "run") as folder:
         (folder / "training.ckpt").write_text("half")
@@ -299,15 +354,13 @@ def test_refreshing_also_drops_the_checkpoint_of_a_stage_that_was_cut_off(tmp_pa
         assert (folder / "training.ckpt").read_text() == "anew"
 
 
-def test_a_stage_whose_copy_lies_elsewhere_is_taken_in_once_under_its_own_name(
-    store: StageStore, run: Path, tmp_path: Path
-) -> None:
+def test_a_copy_of_a_stage_is_adopted_once_under_its_own_name(store: StageStore, run: Path, tmp_path: Path) -> None:
     record, weights = tmp_path / "cluster.stage.json", tmp_path / "cluster.safetensors"
     spec = {"kind": "step", "seed": 0}
     record.write_text(json.dumps({"spec": spec, "epochs": []}))
     weights.write_bytes(b"weights")
     store.adopt(record, weights, run)
-    assert store.find(identity(spec)) == {"spec": spec, "epochs": []}
+    assert store.find(identity(spec)) == {"schema": 1, "spec": spec, "epochs": []}
     assert (store.folder(identity(spec)) / WEIGHTS).read_bytes() == b"weights"
     weights.write_bytes(b"others")
     store.adopt(record, weights, run)

@@ -17,7 +17,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from src.contracts import InputError
-from src.study.claims import ATTEMPTS, REASON, Claims, answering, fail, finished, open_study
+from src.study.attributes import ATTEMPTS, REASON
+from src.study.claims import Claims, fail, finished_trials, open_study, storage_errors_explained
 
 # A worker whose trials take a while; what each one chose and did is written down in order.
 WORKER = """
@@ -32,7 +33,7 @@ def choose(trial):
 made = {"seed": 0, "trials": trials, "attempts": 50, "locks": folder / "locks"}
 claims = Claims(study, optuna.samplers.RandomSampler, choose, **made)
 while True:
-    with claims.next() as trial:
+    with claims.next_trial() as trial:
         if trial is None:
             break
         x = choose(trial)
@@ -41,8 +42,8 @@ while True:
 """
 
 
-def study_in(folder: Path, **asked: object) -> optuna.Study:
-    return open_study(f"sqlite:///{folder}/s.db", "s", ["minimize"], asked, folder / "locks")
+def study_in(folder: Path, **definition: object) -> optuna.Study:
+    return open_study(f"sqlite:///{folder}/s.db", "s", ["minimize"], definition, folder / "locks")
 
 
 def choose(trial: optuna.Trial) -> float:
@@ -55,9 +56,14 @@ def claims_of(study: optuna.Study, folder: Path, trials: int = 3, attempts: int 
 
 
 def work_alone(folder: Path, trials: int) -> list[float]:
-    folder.mkdir()
-    subprocess.run([sys.executable, "-c", WORKER, str(folder), str(trials)], check=True)
-    return [trial.params["x"] for trial in finished(study_in(folder))]
+    """What a worker chooses that nobody kills."""
+    study = study_in(folder)
+    claims = claims_of(study, folder, trials=trials)
+    while True:
+        with claims.next_trial() as trial:
+            if trial is None:
+                return [trial.params["x"] for trial in finished_trials(study)]
+            study.tell(trial, choose(trial))
 
 
 def test_killed_workers_lose_no_trial_and_double_none(tmp_path: Path) -> None:
@@ -75,18 +81,18 @@ def test_killed_workers_lose_no_trial_and_double_none(tmp_path: Path) -> None:
         workers[at] = subprocess.Popen(command)
     for worker in workers:
         assert worker.wait(timeout=120) == 0
-    subprocess.run(command, check=True)  # what the last kill left
+    subprocess.run(command, check=True)  # runs what the last kill left
     study = study_in(tmp_path / "killed")
-    assert [trial.number for trial in finished(study)] == list(range(trials))
+    assert [trial.number for trial in finished_trials(study)] == list(range(trials))
     assert len(study.trials) == trials
-    assert [trial.params["x"] for trial in finished(study)] == work_alone(tmp_path / "alone", trials)
+    assert [trial.params["x"] for trial in finished_trials(study)] == work_alone(tmp_path / "alone", trials)
 
 
-def test_a_trial_that_was_cut_off_is_taken_up_with_what_it_had_chosen(tmp_path: Path) -> None:
+def test_an_interrupted_trial_resumes_with_what_it_had_chosen(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     begun = study.ask()
     chosen = begun.suggest_float("x", 0, 1)
-    with claims_of(study, tmp_path).next() as trial:
+    with claims_of(study, tmp_path).next_trial() as trial:
         assert trial is not None
         assert trial.number == begun.number
         assert trial.suggest_float("x", 0, 1) == chosen
@@ -95,15 +101,15 @@ def test_a_trial_that_was_cut_off_is_taken_up_with_what_it_had_chosen(tmp_path: 
 
 def test_a_trial_has_chosen_before_another_worker_chooses(tmp_path: Path) -> None:
     study = study_in(tmp_path)
-    with claims_of(study, tmp_path).next(), claims_of(study, tmp_path).next():
+    with claims_of(study, tmp_path).next_trial(), claims_of(study, tmp_path).next_trial():
         assert [sorted(trial.params) for trial in study.trials] == [["x"], ["x"]]
 
 
-def test_a_trial_in_work_is_nobody_elses(tmp_path: Path) -> None:
+def test_a_running_trial_is_locked_for_other_workers(tmp_path: Path) -> None:
     study = study_in(tmp_path)
-    with claims_of(study, tmp_path, trials=1).next() as first:
+    with claims_of(study, tmp_path, trials=1).next_trial() as first:
         assert first is not None
-        with claims_of(study, tmp_path, trials=1).next() as second:
+        with claims_of(study, tmp_path, trials=1).next_trial() as second:
             assert second is None
 
 
@@ -117,46 +123,46 @@ def test_a_trial_that_its_worker_finishes_just_before_its_lock_is_free_stays_fin
             return super()._lock(number)
 
     claims = Late(study, optuna.samplers.RandomSampler, choose, seed=0, trials=1, attempts=2, locks=tmp_path / "locks")
-    with claims.next() as trial:
+    with claims.next_trial() as trial:
         assert trial is None
-    (only,) = finished(study)
+    (only,) = finished_trials(study)
     assert only.value == 1.0
     assert ATTEMPTS not in only.user_attrs
 
 
-def test_a_trial_that_kills_its_workers_fails_in_the_end(tmp_path: Path) -> None:
+def test_a_trial_whose_workers_are_killed_fails_in_the_end(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     study.ask()
     for _ in range(3):
-        with claims_of(study, tmp_path, trials=1).next() as trial:
+        with claims_of(study, tmp_path, trials=1).next_trial() as trial:
             pass
     assert trial is None
-    (only,) = finished(study)
+    (only,) = finished_trials(study)
     assert only.state is TrialState.FAIL
     assert only.user_attrs[REASON] == "its worker was killed 2 times"
 
 
-def test_points_to_begin_with_come_first_and_failures_count(tmp_path: Path) -> None:
+def test_first_points_come_first_and_failures_count(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     study.enqueue_trial({"x": 0.25})
     claims = claims_of(study, tmp_path, trials=2)
-    with claims.next() as trial:
+    with claims.next_trial() as trial:
         assert trial is not None
         assert trial.suggest_float("x", 0, 1) == 0.25
         fail(study, trial, "it was too large")
-    with claims.next() as trial:
+    with claims.next_trial() as trial:
         assert trial is not None
         study.tell(trial, 1.0)
-    with claims.next() as trial:
+    with claims.next_trial() as trial:
         assert trial is None
-    assert [each.user_attrs.get(REASON) for each in finished(study)] == ["it was too large", None]
+    assert [each.user_attrs.get(REASON) for each in finished_trials(study)] == ["it was too large", None]
 
 
 def test_a_trial_is_one_workers_however_the_storage_is_spelt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     claims = claims_of(study_in(tmp_path), tmp_path, trials=1)
     other = open_study("sqlite:///s.db", "s", ["minimize"], {}, tmp_path / "locks")
-    with claims.next() as trial, claims_of(other, tmp_path, trials=1).next() as second:
+    with claims.next_trial() as trial, claims_of(other, tmp_path, trials=1).next_trial() as second:
         assert trial is not None
         assert second is None
 
@@ -164,9 +170,9 @@ def test_a_trial_is_one_workers_however_the_storage_is_spelt(tmp_path: Path, mon
 def test_a_storage_that_stops_answering_is_said_in_one_line_without_its_password() -> None:
     with (
         pytest.raises(
-            InputError, match=r"search.storage=.*stopped answering \(gone\).* the same command goes on"
+            InputError, match=r"search.storage=.*stopped answering \(gone\).* the same command continues the search"
         ) as said,
-        answering("postgresql://me:secret@host/db"),
+        storage_errors_explained("postgresql://me:secret@host/db"),
     ):
         raise StorageInternalError("gone\nand more")
     assert "secret" not in str(said.value)

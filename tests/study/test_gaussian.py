@@ -37,7 +37,8 @@ def gaussian(seed: int) -> GaussianProcess:
     return GaussianProcess(seed=seed, startup=6, most=100)
 
 
-def test_it_finds_smaller_files_than_chance() -> None:
+@pytest.mark.slow
+def test_it_finds_smaller_files_than_random_search() -> None:
     found = statistics.median(smallest(gaussian, seed) for seed in range(3))
     chance = statistics.median(smallest(optuna.samplers.RandomSampler, seed) for seed in range(3))
     assert found < chance / 1.5
@@ -67,7 +68,7 @@ def test_the_same_trials_and_seed_make_the_same_choice() -> None:
     assert first == second
 
 
-def test_chance_goes_first() -> None:
+def test_the_first_trials_are_random() -> None:
     study = optuna.create_study(sampler=gaussian(0))
     for number in range(6):
         trial = study.ask(X)
@@ -76,7 +77,7 @@ def test_chance_goes_first() -> None:
     assert study.sampler.infer_relative_search_space(study, study.get_trials()[-1]) == X
 
 
-def test_where_trials_fail_it_does_not_go_again() -> None:
+def test_it_does_not_return_to_where_trials_failed() -> None:
     study = study_of({x: 1 - x for x in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)}, gaussian(0))
     chosen = []
     for seed in range(4):
@@ -89,7 +90,7 @@ def test_where_trials_fail_it_does_not_go_again() -> None:
     assert min(abs(a - b) for a, b in pairwise(chosen)) > 0.02
 
 
-def test_trials_in_work_are_reckoned_with() -> None:
+def test_running_trials_are_taken_into_account() -> None:
     study = study_of(VALLEY, gaussian(0))
     first, second = study.ask(X), study.ask(X)
     assert second.params["x"] != pytest.approx(first.params["x"], abs=1e-3)

@@ -1,4 +1,4 @@
-"""Training: to the bit repeatable, whatever cuts it off, and honest about which weights it kept."""
+"""Training: repeatable to the bit, however often it was stopped, and exact about which weights it keeps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from src.contracts import DataSplits, Epoch, InputError, StepCallback
 from src.data.batches import TensorBatches, evaluation_batches
+from src.training.callbacks import EpochCheckpoint
 from src.training.fit import Fitted, fit
 from src.training.losses import CrossEntropy
 from src.training.rates import WarmupCosine
@@ -19,7 +20,7 @@ from src.training.recipe import Compute, Recipe
 
 
 class Listener:
-    """Hears of epochs and may interrupt."""
+    """Notes epochs, and may interrupt."""
 
     def __init__(self, interrupt_after: int | None = None) -> None:
         self.interrupt_after = interrupt_after
@@ -100,17 +101,17 @@ def weights(model: nn.Module) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_an_interrupted_training_ends_at_the_same_weights(splits: DataSplits, tmp_path: Path, precision: str) -> None:
-    whole = network(splits)
-    train(splits, whole, tmp_path / "whole.ckpt", precision=precision)
-    cut = network(splits)
+    uninterrupted = network(splits)
+    train(splits, uninterrupted, tmp_path / "uninterrupted.ckpt", precision=precision)
+    interrupted = network(splits)
     with pytest.raises(KeyboardInterrupt):
-        train(splits, cut, tmp_path / "cut.ckpt", Listener(interrupt_after=1), precision=precision)
+        train(splits, interrupted, tmp_path / "c.ckpt", Listener(interrupt_after=1), precision=precision)
     torch.manual_seed(99)  # the state of the process must not matter
     resumed, listener = network(splits), Listener()
-    fitted = train(splits, resumed, tmp_path / "cut.ckpt", listener, precision=precision)
+    fitted = train(splits, resumed, tmp_path / "c.ckpt", listener, precision=precision)
     assert listener.resumed_at == fitted.resumed_epoch == 2
     assert [epoch.epoch for epoch in fitted.epochs] == [0, 1, 2, 3]
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights(uninterrupted), weights(resumed), strict=True))
 
 
 def test_a_finished_checkpoint_gives_its_weights_without_training(splits: DataSplits, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_finished_checkpoint_gives_its_weights_without_training(splits: DataSp
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
-def test_the_best_epoch_is_kept_where_that_is_asked(splits: DataSplits, tmp_path: Path) -> None:
+def test_the_weights_of_the_best_epoch_are_kept_if_the_recipe_says_so(splits: DataSplits, tmp_path: Path) -> None:
     model = network(splits)
     fitted = train(splits, model, tmp_path / "c.ckpt", epochs=6, keep="best")
     accuracies = [epoch.validation_accuracy for epoch in fitted.epochs]
@@ -178,26 +179,15 @@ def test_a_diverged_training_says_so(splits: DataSplits, tmp_path: Path) -> None
         train(splits, network(splits), tmp_path / "c.ckpt", rate=1e20)
 
 
-def test_label_smoothing_is_that_of_the_formula() -> None:
-    logits, labels = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
-    target = torch.full((5, 4), 0.2 / 4, dtype=torch.float64)
-    target[torch.arange(5), labels] += 0.8
-    expected = -(target * torch.log_softmax(logits, 1)).sum(1).mean()
-    assert torch.allclose(CrossEntropy(label_smoothing=0.2)(logits, labels, torch.empty(0)), expected)
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    class HalfWriting:
+        def save_checkpoint(self, path: Path) -> None:
+            path.write_text("half")
+            raise OSError("no space left")
 
-
-def test_the_rate_rises_and_falls_to_zero() -> None:
-    rate = WarmupCosine(warmup=0.2)
-    assert rate(0.0) < 0.01
-    assert rate(0.2) == pytest.approx(1)
-    assert rate(0.6) == pytest.approx(0.5)
-    assert rate(1.0) == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("device", "precision", "threads", "says"),
-    [("tpu", "auto", "auto", "device"), ("cpu", "int4", "auto", "precision"), ("cpu", "auto", 0, "threads")],
-)
-def test_compute_that_does_not_exist_is_refused(device: str, precision: str, threads: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        Compute.resolve(device, precision, threads)
+    (tmp_path / "c.ckpt").write_text("old")
+    trainer: Any = HalfWriting()
+    with pytest.raises(OSError, match="no space left"):
+        EpochCheckpoint(tmp_path / "c.ckpt").on_train_epoch_end(trainer, trainer)
+    assert (tmp_path / "c.ckpt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["c.ckpt"]

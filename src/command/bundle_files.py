@@ -1,0 +1,96 @@
+"""The exported files of runs, each checked to be the one that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.command.bundle_records import TrackedRun
+from src.command.composition import target_of
+from src.contracts import Entry, InputError
+from src.experiment.results import RESULTS, SURVEY, Results, gather_survey, measurement_of
+from src.metrics.size import parts_of, sha256
+from src.stages.store import StageStore
+
+
+@dataclass(frozen=True)
+class MeasuredFile:
+    """An exported file that a run measured.
+
+    Attributes:
+        entry: Its result row, and what its survey varies.
+        parts: The parts of the file; a runtime is given the first.
+        config: Resolved config of the run.
+        data_checksum: Checksum of the data that the run's baseline was trained on; None if that stage is gone.
+        tracked: The run in its tracking store; None if the run was not tracked.
+    """
+
+    entry: Entry
+    parts: tuple[Path, ...]
+    config: Mapping[str, Any]
+    data_checksum: str | None
+    tracked: TrackedRun | None
+
+
+def measured_files(runs: Sequence[Path]) -> list[MeasuredFile]:
+    """The files of runs and surveys; one that several of them hold is taken from the first.
+
+    Raises:
+        InputError: A folder holds no results, or a file is not the one that was measured.
+    """
+    found = [file for run in reversed(runs) for file in _files_of(run)]
+    return list({measurement_of(file.entry.row): file for file in found}.values())
+
+
+def _files_of(run: Path) -> Iterator[MeasuredFile]:
+    folders = _entries(run)
+    if not folders:
+        raise InputError(f"{run} has no result row: every member of it failed")
+    for folder, entries in folders.items():
+        results, config = Results.read(folder), _config(folder)
+        checksum, tracked = _data_checksum(results, config), _tracked(results)
+        for entry in entries:
+            yield MeasuredFile(entry, _checked_parts(folder, entry), config, checksum, tracked)
+
+
+def _entries(run: Path) -> dict[Path, list[Entry]]:
+    """The result rows of a run, or of a survey's members, by the folder that holds their files."""
+    if (run / SURVEY).is_file():
+        folders: dict[Path, list[Entry]] = {}
+        for entry in gather_survey(run).entries:
+            folders.setdefault(run / entry.member, []).append(entry)
+        return folders
+    if (run / RESULTS).is_file():
+        return {run: Results.read(run).entries}
+    raise InputError(f"{run} is no run and no survey: it has no {RESULTS} and no {SURVEY}")
+
+
+def _checked_parts(folder: Path, entry: Entry) -> tuple[Path, ...]:
+    file = folder / entry.row.artifact
+    if not file.is_file():
+        raise InputError(f"{file} is not there: run it again")
+    parts = parts_of(target_of(file), file)
+    if sha256(parts) != entry.row.sha256:
+        raise InputError(f"{file} is not the file that was measured (another checksum): run it again")
+    return parts
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))  # type: ignore[assignment]
+    return config
+
+
+def _data_checksum(results: Results, config: Mapping[str, Any]) -> str | None:
+    baseline = next((row.identity for row in results.rows if row.variant == "baseline"), None)
+    record = StageStore(Path(config["artifacts"])).find(baseline) if baseline is not None else None
+    return record["spec"]["checksum"] if record else None
+
+
+def _tracked(results: Results) -> TrackedRun | None:
+    if results.tracking_uri is None or results.tracking_run is None or results.tracking_error is not None:
+        return None
+    return TrackedRun(results.tracking, results.tracking_uri, results.tracking_run)

@@ -1,0 +1,98 @@
+"""The record of a bundle: which runs made its models, so that a board's results are put beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from src.contracts import InputError, Row
+from src.files.records import read_record, write_record
+
+BUNDLES = ".bundles"  # folder of the records, in the folder of the artifacts
+FACTS = ("variant", "target", "data", "model", "precision", "identity", "sha256", "seed")
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run in its tracking store.
+
+    Attributes:
+        name: Name of the ``tracking`` config.
+        uri: Address of the store.
+        run: Identifier of the run in the store.
+    """
+
+    name: str
+    uri: str
+    run: str
+
+
+@dataclass(frozen=True)
+class HostModel:
+    """A model of a bundle, as the host measured it.
+
+    Attributes:
+        facts: The columns of its result row that identify it, as text.
+        tracked: The run that made it; None if that run was not tracked.
+    """
+
+    facts: Mapping[str, str]
+    tracked: TrackedRun | None
+
+    @classmethod
+    def from_row(cls, row: Row, tracked: TrackedRun | None) -> HostModel:
+        return cls({name: str(getattr(row, name)) for name in FACTS}, tracked)
+
+
+@dataclass(frozen=True)
+class BundleRecord:
+    """What is remembered of a bundle.
+
+    Attributes:
+        id: Identifier of the bundle.
+        models: Its models by name.
+    """
+
+    id: str
+    models: Mapping[str, HostModel]
+
+    def write(self, artifacts: Path) -> None:
+        """Write ``.bundles/<id>.json`` into the folder of the artifacts."""
+        models = {
+            name: {"row": dict(model.facts), "tracking": asdict(model.tracked) if model.tracked else None}
+            for name, model in self.models.items()
+        }
+        path = _path(artifacts, self.id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_record(path, {"id": self.id, "models": models})
+
+    @classmethod
+    def find(cls, artifacts: Path, bundle: str) -> BundleRecord | None:
+        """Read the record of the bundle ``bundle``; None if the artifacts do not have it.
+
+        Raises:
+            InputError: The record is damaged, or of a later version.
+        """
+        path = _path(artifacts, bundle)
+        if not bundle.isalnum() or not path.is_file():
+            return None
+        record = read_record(path)
+        if not isinstance(record.get("models"), dict):
+            raise InputError(f"{path} is damaged: it names no models")
+        try:
+            return cls(bundle, {name: _host_model(model) for name, model in record["models"].items()})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def _path(artifacts: Path, bundle: str) -> Path:
+    return artifacts / BUNDLES / f"{bundle}.json"
+
+
+def _host_model(record: Mapping[str, Any]) -> HostModel:
+    tracking = record["tracking"]
+    facts = {name: str(record["row"][name]) for name in FACTS}
+    # Records before there was a schema do not name the tracking: MLflow was the only one.
+    return HostModel(facts, TrackedRun(**{"name": "mlflow", **tracking}) if tracking is not None else None)

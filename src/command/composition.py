@@ -1,0 +1,223 @@
+"""From a composed config to the objects of an experiment, before any work: every mistake surfaces with its key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.command.exits import CONF, explain_constructor, explain_instantiation
+
+if TYPE_CHECKING:
+    from src.contracts import Target, Tracker
+    from src.experiment.plan import Plan
+
+
+def register_resolvers() -> None:
+    """The two calculations that configs may use: ``${times:value,factor}`` and ``${share:count,share}``."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("times", lambda value, factor: value * factor, replace=True)
+    OmegaConf.register_new_resolver("share", lambda count, share: max(1, round(count * share)), replace=True)
+
+
+def composed(overrides: Sequence[str], config_name: str = "config") -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose as a command does, with no run started: the resolved config, and Hydra's choices."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    register_resolvers()
+    outer, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None  # a command may compose once more
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose(config_name, list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = outer
+    HydraConfig.instance().set_config(config)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    OmegaConf.set_readonly(config, False)
+    del config["hydra"]
+    return OmegaConf.to_container(config, resolve=True), choices  # type: ignore[return-value]
+
+
+def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
+    """Build every object of an experiment from a resolved config, before any work.
+
+    Args:
+        resolved: The composed config as plain dicts and lists.
+        chosen: Hydra's choices: which file each group came from.
+    """
+    from src.contracts import InputError, Target, as_method
+    from src.experiment.plan import Part, Plan
+    from src.methods.chain import Chain
+    from src.metrics.timing import Clock
+    from src.training.recipe import Compute
+
+    if isinstance(resolved["seed"], bool) or not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
+        raise InputError(f"seed must be a whole number from 0, and is {resolved['seed']!r}")
+    model_config = dict(resolved["model"])
+    weights = model_config.pop("weights", None)
+    training_config = dict(resolved["training"])
+    if weights and not Path(weights).expanduser().is_file():
+        raise InputError(f"model.weights: there is no file {weights}")
+    compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
+    compute = build({"training": compute_config}, "training", Compute.resolve)
+    data = Part(build(resolved, "data"), resolved["data"])
+    model = Part(build({"model": {**model_config, "_partial_": True}}, "model"), model_config)
+    training = Part(build({"training": training_config}, "training"), training_config)
+    method = build(resolved, "method")
+    if isinstance(method, Chain):
+        variant = method.name
+        steps = {name: Part(step, resolved["method"]["steps"][name]) for name, step in method.steps.items()}
+    else:
+        variant = chosen["method"]
+        try:
+            steps = {variant: Part(as_method(method), resolved["method"])}
+        except TypeError as error:
+            raise InputError(f"method is {error}") from error
+    targets = {
+        name: Part(build(resolved["target"], name, key=f"target.{name}"), config)
+        for name, config in resolved["target"].items()
+    }
+    for name, target in targets.items():
+        if not isinstance(target.value, Target):
+            raise InputError(f"target.{name} is a {type(target.value).__name__}, which is no src.contracts.Target")
+    return Plan(
+        name=chosen.get("experiment") or chosen.get("search") or "run",
+        variant=variant,
+        seed=resolved["seed"],
+        data=data,
+        model=model,
+        model_name=chosen["model"] if chosen["model"] != "custom" else model_config["_target_"].rpartition(".")[2],
+        weights=Path(weights).expanduser() if weights else None,
+        training=training,
+        compute=compute,
+        steps=steps,
+        targets=targets,
+        clock=build(resolved, "timing", Clock),
+        board=build(resolved, "board"),
+    )
+
+
+def target_of(file: Path) -> Target:
+    """The target that a file's name says: ``<variant>.<target>.<ending>``, as runs call their files; else its ending.
+
+    Raises:
+        InputError: The file is missing, or no runtime here reads files of its ending.
+    """
+    from hydra.utils import get_class
+    from omegaconf import OmegaConf
+
+    from src.contracts import InputError
+
+    if not file.is_file():
+        raise InputError(f"There is no file {file}")
+    configs: dict[str, dict[str, Any]] = {}
+    for path in sorted((CONF / "target").glob("*.yaml")):
+        config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        configs[path.stem] = config[path.stem]
+    endings = {name: f".{get_class(config['_target_']).ending}" for name, config in configs.items()}  # type: ignore[attr-defined]
+    readers = [name for name, ending in endings.items() if file.suffix == ending]
+    if not readers:
+        known = ", ".join(sorted(set(endings.values())))
+        raise InputError(f"{file}: no runtime here reads '{file.suffix}' files; {known} can be read")
+    named = [name for name in readers if file.name.endswith(f".{name}{file.suffix}")]
+    name = [*named, *readers][0]
+    beside = file.parent / "config.yaml"  # of the run that wrote it, perhaps with options of its own
+    if named and beside.is_file():
+        run: Any = OmegaConf.to_container(OmegaConf.load(beside))
+        configs = {**configs, **(run.get("target") or {})}
+    target: Target = build(configs, name, key=f"target.{name}")
+    return target
+
+
+def build(config: dict[str, Any], name: str, call: Any = None, key: str | None = None) -> Any:
+    """Instantiate ``config[name]``; a mistake surfaces with the full key in front."""
+    from hydra.utils import instantiate
+
+    from src.contracts import InputError
+
+    check_types(config[name], key or name)
+    try:
+        return call(**config[name]) if call is not None else instantiate(config[name], _convert_="all")
+    except (ValueError, TypeError) as error:
+        raise InputError(explain_constructor(str(error), key or name)) from error
+    except Exception as error:
+        from hydra.errors import InstantiationException
+
+        if not isinstance(error, InstantiationException):
+            raise
+        raise InputError(explain_instantiation(error, key or name)) from error
+
+
+def check_types(config: Any, key: str) -> None:
+    """Compare plain values with the annotations of the constructors that will get them.
+
+    Raises:
+        InputError: A number, word or truth value stands in place of another kind; the full key is named.
+    """
+    import typing
+
+    from hydra.utils import get_object
+
+    from src.contracts import InputError
+
+    if isinstance(config, list):
+        for at, value in enumerate(config):
+            check_types(value, f"{key}.{at}")
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        check_types(value, f"{key}.{name}")
+    target = config.get("_target_")
+    if not isinstance(target, str) or not target.startswith("src."):
+        return
+    try:
+        hints = typing.get_type_hints(get_object(target).__init__)
+    except Exception:  # what cannot be found or read is reported when it is instantiated
+        return
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    for name, hint in hints.items():
+        value = config.get(name)
+        if hint in words and name in config:
+            fits = isinstance(value, accepted[hint]) and (hint is bool or not isinstance(value, bool))
+            if not fits:
+                raise InputError(f"{key}.{name} must be {words[hint]}, and is {value!r}")
+
+
+def build_tracker(config: dict[str, Any]) -> Tracker:
+    """The tracking store of a ``tracking`` config.
+
+    Raises:
+        InputError: The config builds no tracker.
+    """
+    from src.contracts import InputError, Tracker
+
+    tracker = build({"tracking": config}, "tracking")
+    if not isinstance(tracker, Tracker) and callable(tracker):  # a partial, as configs had it before
+        tracker = tracker()
+    if not isinstance(tracker, Tracker):
+        raise InputError(f"tracking is a {type(tracker).__name__}, which is no src.contracts.Tracker")
+    return tracker
+
+
+def tracker_of(name: str, uri: str | None) -> Tracker:
+    """The tracking store that a record names by its file of ``conf/tracking`` and its address.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    from omegaconf import OmegaConf
+
+    from src.contracts import InputError
+
+    path = CONF / "tracking" / f"{name}.yaml"
+    if not re.fullmatch(r"[\w-]+", name) or not path.is_file():
+        raise InputError(f"there is no tracking '{name}' in conf/tracking")
+    config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    return build_tracker({**config, **({"uri": uri} if uri is not None else {})})

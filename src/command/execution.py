@@ -1,0 +1,117 @@
+"""One experiment from its resolved config to its results, on disk and tracked, as every command runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from src.command.composition import build, build_plan, build_tracker
+from src.command.exits import BUDGET_MISSED, DONE, TRACKING_FAILED
+from src.contracts import Console, RunDescription
+from src.experiment.budget import Budget
+from src.experiment.making import prepare
+from src.experiment.plan import Plan
+from src.experiment.results import Results
+from src.experiment.runner import Experiment
+from src.stages.store import StageStore
+from src.tracking.guard import GuardedRun
+from src.tracking.provenance import git_commit
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What became of an experiment; its results are complete in its folder.
+
+    Attributes:
+        plan: What was done.
+        results: What it came to.
+        compare: What a person opens or types to compare runs; None if nothing is tracked.
+    """
+
+    plan: Plan
+    results: Results
+    compare: str | None
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if self.results.tracking_error is not None:
+            return TRACKING_FAILED
+        return BUDGET_MISSED if self.results.budget_missed else DONE
+
+
+def execute(
+    resolved: dict[str, Any],
+    choices: Mapping[str, str],
+    folder: Path,
+    *,
+    console: Console,
+    command: str,
+    overrides: Sequence[str],
+    survey: Path | None = None,
+    refresh_before: float | None = None,
+) -> Executed:
+    """Build the plan, run it, write ``results.json`` and ``metrics.json``, track it.
+
+    Args:
+        resolved: The composed config as plain dicts and lists.
+        choices: Hydra's choices: which file each group came from.
+        folder: Folder of the run; it exists.
+        console: Tells a person.
+        command: The command that makes the run again.
+        overrides: What Hydra was given.
+        survey: The folder of the survey or search that the run is a member of.
+        refresh_before: Stages older than this (seconds since 1970) are made anew; None refreshes none.
+
+    Raises:
+        InputError: Something that the user gave does not fit.
+        TrackingError: Nothing answers at the tracking address before work begins.
+    """
+    plan = build_plan(resolved, dict(choices))
+    budget = build(resolved, "budget", Budget)
+    tracker = build_tracker(resolved["tracking"])
+    store = StageStore(Path(resolved["artifacts"]), refresh_before)
+    splits = prepare(plan)
+    names = (plan.name, plan.variant, plan.model_name, plan.seed)
+    tracked = GuardedRun(tracker.start(RunDescription(*names, splits, resolved, command, folder, survey)))
+    status = "FAILED"
+    try:
+        experiment = Experiment(plan, splits, store=store, tracked=tracked, console=console, folder=folder)
+        rows, refused = experiment.run()
+        results = Results(
+            **origin(plan, choices, tracker.uri, command=command, overrides=overrides),
+            identity=rows[-1].identity,
+            rows=rows,
+            not_exportable=refused,
+            budget_missed=budget.misses(rows, refused),
+            tracking_run=tracked.run_id,
+        )
+        results.write(folder)
+        tracked.rows(rows, folder)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracked.finish(status)
+    if tracked.failure is not None:
+        results = replace(results, tracking_error=tracked.failure)
+        results.write(folder)
+    return Executed(plan, results, tracker.compare)
+
+
+def origin(
+    plan: Plan, choices: Mapping[str, str], tracking_uri: str | None, *, command: str, overrides: Sequence[str]
+) -> dict[str, Any]:
+    """The fields of ``Results`` that say where a run comes from and where it is tracked."""
+    return {
+        "experiment": plan.name,
+        "seed": plan.seed,
+        "git_commit": git_commit(),
+        "command": command,
+        "overrides": list(overrides),
+        "tracking": choices.get("tracking", "off") if tracking_uri is not None else "off",
+        "tracking_uri": tracking_uri,
+    }

@@ -1,0 +1,111 @@
+"""Hydra's jobs: each is composed once, handed to a room as plain values, and its error kept rather than raised."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from src.command.exits import CONF
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """What Hydra composed for one job.
+
+    Attributes:
+        config: The whole config.
+        choices: Hydra's choices: which file each group came from.
+        overrides: What Hydra was given.
+        folder: Folder of the job's results.
+        survey: The folder of the multirun that the job is a member of; None for a single run.
+        number: Number of the job in its multirun, counted from 0.
+    """
+
+    config: DictConfig
+    choices: dict[str, str]
+    overrides: list[str]
+    folder: Path
+    survey: Path | None
+    number: int
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as plain dicts and lists; raises if a value is missing."""
+        from omegaconf import OmegaConf
+
+        plain: dict[str, Any] = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        return plain
+
+    @property
+    def command(self) -> str:
+        """The command that makes a run of ``src.run`` again."""
+        single = ["hydra.mode=RUN"] if self.survey is not None else []
+        return " ".join(["python -m src.run", *map(shlex.quote, self.overrides), *single])
+
+    def write_config(self) -> None:
+        """Write ``config.yaml``, the whole config, into the job's folder."""
+        from omegaconf import OmegaConf
+
+        (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.resolved)))
+
+    @classmethod
+    def current(cls, config: DictConfig) -> Job:
+        """The running job of Hydra's."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        hydra_config = HydraConfig.get()
+        several = hydra_config.mode is RunMode.MULTIRUN
+        return cls(
+            config,
+            dict(hydra_config.runtime.choices),
+            list(hydra_config.overrides.task),
+            Path(hydra_config.runtime.output_dir),
+            Path(hydra_config.sweep.dir).absolute() if several else None,
+            hydra_config.job.num if several else 0,
+        )
+
+
+def run_jobs(config_name: str, task: Callable[[Job], int | None]) -> tuple[list[int], list[Exception]]:
+    """Let Hydra compose what the command line says and call ``task`` for each job.
+
+    Args:
+        config_name: The file of ``conf/`` that jobs are composed from.
+        task: Called with each job; returns its exit code. In another process (a launcher's) codes and errors are lost,
+            so that what must be known of a survey's members stands in their folders.
+
+    Returns:
+        The exit codes, and the errors: one is kept so that other members go on, and Hydra prints nothing of its own.
+    """
+    import hydra
+
+    from src.command.composition import register_resolvers
+
+    register_resolvers()
+    codes: list[int] = []
+    errors: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    def job(config: DictConfig) -> None:
+        try:
+            codes.append(task(Job.current(config)) or 0)
+        except Exception as error:
+            errors.append(error)
+
+    job()
+    return codes, errors
+
+
+def run_job(config_name: str, task: Callable[[Job], int | None]) -> int:
+    """``run_jobs`` for a command that is one job: its error is raised, its exit code returned."""
+    codes, errors = run_jobs(config_name, task)
+    if errors:
+        raise errors[0]
+    return max(codes, default=0)

@@ -1,0 +1,212 @@
+"""A run, or a survey of many: its members counted beforehand, run one by one, concluded in one table."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+
+from src.command.exits import BUDGET_MISSED, DONE, FAILED, TRACKING_FAILED, WRONG_INPUT, explain
+from src.command.jobs import Job, run_jobs
+from src.training.recipe import WORKERS, usable_cores
+
+if TYPE_CHECKING:
+    from src.contracts import Entry, Tracker
+
+# Handed on by the environment, so that members in other processes have them too.
+MEMBERS, STARTED = "DNNC_SURVEY_MEMBERS", "DNNC_SURVEY_STARTED"
+
+
+class Survey(Callback):
+    """Hydra's callback of a multirun: counts the members before they start, and remembers where they are tracked."""
+
+    folder: Path | None = None
+    tracking: dict[str, Any] | None = None
+
+    @classmethod
+    def reset(cls) -> None:
+        """Forget an earlier survey of this process."""
+        cls.folder, cls.tracking = None, None
+        os.environ.pop(MEMBERS, None)
+        os.environ.pop(STARTED, None)
+        os.environ.pop(WORKERS, None)
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from omegaconf import OmegaConf
+
+        from src.tracking.surveys import forget_parent
+
+        Survey.folder = Path(config.hydra.sweep.dir).absolute()
+        Survey.tracking = OmegaConf.to_container(config.tracking, resolve=True)  # type: ignore[assignment]
+        forget_parent(Survey.folder)  # left by an earlier survey in the same folder
+        swept = dict(config.hydra.sweeper.get("params") or {})
+        texts = [f"{key}={value}" for key, value in swept.items()]
+        overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
+        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        overrides |= {o.key_or_group: o for o in given}
+        counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
+        os.environ[MEMBERS] = str(math.prod(counts))
+        os.environ[STARTED] = str(time.time())
+        os.environ[WORKERS] = str(_members_at_once(config.hydra.launcher, usable_cores()))
+
+
+def _members_at_once(launcher: Any, cores: int) -> int:
+    """How many members a launcher runs at once on this machine: joblib's jobs, as many as Ray has cores for, …"""
+    jobs = launcher.get("n_jobs")
+    if jobs is not None:
+        return cores if jobs < 1 else int(jobs)
+    if launcher.get("ray") is not None:
+        each = launcher.ray.remote.get("num_cpus") or 1
+        return max(1, cores // int(each))
+    if "submitit" in launcher.get("_target_", ""):  # each node runs as many jobs as it has cores for
+        return max(1, cores // int(launcher.get("cpus_per_task") or 1))
+    return 1
+
+
+def run_experiments() -> int:
+    """Run the experiment, or the survey, that the command line describes; return the exit code."""
+    Survey.reset()
+    try:
+        codes, errors = run_jobs("config", _member)
+    except KeyboardInterrupt:
+        if Survey.folder is not None and Survey.folder.is_dir():
+            _finish_tracking(Survey.folder, "KILLED")
+        raise
+    if Survey.folder is not None and Survey.folder.is_dir():
+        return _conclude(Survey.folder)
+    if errors:
+        raise errors[0]
+    return max(codes, default=DONE)
+
+
+def _member(job: Job) -> int:
+    """Run one experiment in its folder; in a survey, write a failure down there before it is raised."""
+    try:
+        return _experiment(job)
+    except Exception as error:
+        from src.experiment.results import discard, write_failure, write_survey
+
+        line, code = explain(error)
+        if job.survey is None and code == WRONG_INPUT:
+            discard(job.folder)
+        if job.survey is not None:
+            kind = "input" if code == WRONG_INPUT else "error"
+            write_failure(job.folder, overrides=job.overrides, reason=line, kind=kind)
+            write_survey(job.survey)
+            print(f"{_prefix(job)}failed: {line}", file=sys.stderr)
+        raise
+
+
+def _experiment(job: Job) -> int:
+    """Run it and print its table; return the exit code."""
+    from src.display.terminal import only_ours
+
+    resolved = job.resolved
+    job.write_config()
+    refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
+    with only_ours(job.folder / "run.log", verbose=resolved["verbose"]) as terminal:
+        from src.command.execution import execute
+        from src.display.tables import refusals
+        from src.display.terminal import Console, shown
+        from src.experiment.results import write_survey
+
+        console = Console(terminal, _prefix(job))
+        done = execute(
+            resolved,
+            job.choices,
+            job.folder,
+            console=console,
+            command=job.command,
+            overrides=job.overrides,
+            survey=job.survey,
+            refresh_before=refresh_before,
+        )
+        results = done.results
+        if results.tracking_error is not None:
+            console.line(f"{results.tracking_error}. The results are complete in {shown(job.folder)}.")
+        if job.survey is not None:
+            write_survey(job.survey)
+        else:
+            notes = [*refusals(results.not_exportable), *results.budget_missed]
+            _show(console.line, results.entries, notes, _written(job.folder, "", done.compare))
+    return done.code
+
+
+def _conclude(folder: Path) -> int:
+    """Print a survey's table, its failures and what to do next; return its exit code."""
+    from src.display.tables import refusals
+    from src.experiment.results import write_survey
+
+    survey = write_survey(folder)
+    reasons = list(dict.fromkeys(failure.reason for failure in survey.failed))
+    tracking_failure = _finish_tracking(folder, "FAILED" if survey.failed else "FINISHED")
+    if not survey.entries:
+        for reason in reasons:
+            print(reason, file=sys.stderr)
+        only_input = reasons and all(failure.kind == "input" for failure in survey.failed)
+        return WRONG_INPUT if only_input else FAILED
+    notes = refusals(survey.not_exportable)
+    notes += [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey.budget_missed.items()]
+    notes += [f"Failed: {failure.member}: {failure.reason}" for failure in survey.failed]
+    notes += [tracking_failure] if tracking_failure else []
+    written = _written(folder, f" (survey.json, {len(survey.members)} runs)", _tracker().compare)
+    _show(print, survey.entries, notes, written)
+    if survey.failed:
+        return FAILED
+    if survey.tracking_failed or tracking_failure:
+        return TRACKING_FAILED
+    return BUDGET_MISSED if survey.budget_missed else DONE
+
+
+def _finish_tracking(folder: Path, status: str) -> str | None:
+    """Close the survey's run in the tracking store; return what went wrong there."""
+    from src.contracts import TrackingError
+    from src.display.terminal import only_ours, shown
+    from src.experiment.results import write_survey
+
+    write_survey(folder)
+    try:
+        with only_ours(folder / "survey.log", verbose=False):
+            _tracker().finish_survey(folder, status)
+    except TrackingError as error:
+        return f"{error}. The results are complete in {shown(folder)}."
+    return None
+
+
+def _tracker() -> Tracker:
+    """The tracking store of the survey; none if a mistake in its config has failed every member."""
+    from src.command.composition import build_tracker
+    from src.contracts import InputError, Tracker
+
+    try:
+        return build_tracker(Survey.tracking or {"_target_": "src.tracking.off.Off"})
+    except InputError:
+        return Tracker()
+
+
+def _prefix(job: Job) -> str:
+    """``[2/4] `` for a survey's member; empty for a single run."""
+    return f"[{job.number + 1}/{os.environ.get(MEMBERS, '?')}] " if job.survey is not None else ""
+
+
+def _show(line: Callable[[str], None], entries: Sequence[Entry], notes: Sequence[str], written: str) -> None:
+    """The table, what could be misread in it, what fell short, and where it all is."""
+    from src.display.tables import remarks, table
+
+    for text in ["", *table(entries), "", *remarks([entry.row for entry in entries]), *notes, written]:
+        line(text)
+
+
+def _written(folder: Path, content: str, compare: str | None) -> str:
+    """Where the results are, and how to compare them with others."""
+    from src.display.terminal import shown
+
+    where = f"Written: {shown(folder)}{content}"
+    return where if compare is None else f"{where}    Compare: {compare}"

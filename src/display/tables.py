@@ -1,0 +1,105 @@
+"""Result rows as a table, and what a reader of it could misread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from src.contracts import BY_NAME, COLUMNS, LEAST_AGREEMENT, Column, Entry, Refused, Row
+
+Group = tuple[str, str]  # label and target
+
+
+def table(entries: Sequence[Entry]) -> list[str]:
+    """The result table: a line for each variant and target; over several seeds the mean and standard deviation."""
+    groups: dict[Group, list[Row]] = {}
+    several_models = len({(entry.row.data, entry.row.model) for entry in entries}) > 1
+    for entry in entries:
+        groups.setdefault((_label(entry, several_models), entry.row.target), []).append(entry.row)
+    shown = [column for column in COLUMNS if column.heading]
+    lines = [[column.heading for column in shown]]
+    for (label, _), rows in groups.items():
+        cells = [_cell(column, rows) for column in shown[1:]]
+        lines.append([label + (f" x{len(rows)}" if len(rows) > 1 else ""), *cells])
+    return aligned(lines, left=3)
+
+
+def aligned(lines: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Cells in columns, two blanks between them.
+
+    Args:
+        lines: The cells of each line; all lines have as many.
+        left: Number of columns, from the first, whose cells begin at the left; the others end at the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def refusals(refused: Sequence[Refused]) -> list[str]:
+    """A line for each variant that a target cannot hold."""
+    return list(dict.fromkeys(f"Not exportable: {each.variant}: {each.reason}" for each in refused))
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the table could otherwise misread."""
+    lines = []
+    for row in rows:
+        base = baseline_of(row, rows)
+        if row.agreement < LEAST_AGREEMENT:
+            where = f"; {row.departs_at} departs first" if row.departs_at else ""
+            lines.append(
+                f"{row.artifact} predicts what the torch model does for {row.agreement:.1%} of images{where}. "
+                "Trust the file's accuracy, and mind that the export changed the network."
+            )
+        if base is None or row.variant == "baseline":
+            continue
+        sparse = (row.nonzero_parameters or 0) < 0.9 * (row.parameters or 0)
+        if sparse and not row.precision.integer and row.size_bytes > 0.95 * base.size_bytes:
+            lines.append(
+                "Pruned float weights make a file no smaller until it is compressed (see gzipped); channels or INT8 do."
+            )
+        if row.precision.integer and (row.latency_ms_p50 or 0) > 1.1 * (base.latency_ms_p50 or 0):
+            lines.append(
+                f"INT8 is slower than float here ({row.variant} on {row.target}): "
+                "this network or processor gains nothing."
+            )
+    missing = {f"{column} on {row.target}: {why}" for row in rows for column, why in row.unavailable.items()}
+    return [*dict.fromkeys(lines), *(f"Not measured: {line}." for line in sorted(missing))]
+
+
+def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The baseline's row that ``row`` is compared with; None if there is none."""
+    key = _comparable(row)
+    return next((other for other in rows if other.variant == "baseline" and _comparable(other) == key), None)
+
+
+def columns_as_markdown(columns: Sequence[Column] = COLUMNS) -> list[str]:
+    """The table of docs/results.md: every column, its unit and its meaning."""
+    head = ["| column | unit | better | meaning |", "|---|---|---|---|"]
+    return head + [f"| {c.name} | {c.unit} | {c.direction or ''} | {c.meaning} |" for c in columns]
+
+
+def _label(entry: Entry, several_models: bool) -> str:
+    label = entry.row.variant + (f" {entry.row.model}/{entry.row.data}" if several_models else "")
+    settings = [setting for setting in entry.settings if not setting.startswith(("model=", "data="))]
+    return label + (f" ({', '.join(settings)})" if settings else "")
+
+
+def _cell(column: Column, rows: Sequence[Row]) -> str:
+    """The rows' values of a column; of a single row with its confidence interval."""
+    if column.relative and rows[0].variant == "baseline":
+        return "-"
+    text = column.text([getattr(row, column.name) for row in rows])
+    if column.interval is not None and text != "-" and len(rows) == 1:
+        low, high = (BY_NAME[end].text([getattr(rows[0], end)]) for end in column.interval)
+        text += f" ({low} to {high})"
+    return text
+
+
+def _comparable(row: Row) -> Mapping[str, object]:
+    return {"target": row.target, "data": row.data, "model": row.model, "seed": row.seed}

@@ -1,0 +1,1 @@
+"""One experiment on real objects: its plan, its rehearsal, its stages, its files and its results."""

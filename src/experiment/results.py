@@ -1,0 +1,222 @@
+"""Result rows on disk: those of a run, and of a survey over all its members."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from src.contracts import Entry, InputError, Precision, Refused, Row, Runtime
+from src.files.records import read_record, write_record
+from src.files.writing import write_text
+
+RESULTS, METRICS, SURVEY, FAILURE = "results.json", "metrics.json", "survey.json", "failure.json"
+SEARCH = "search.json"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run came to; ``results.json`` holds it.
+
+    Attributes:
+        identity: Identity of the last stage.
+        experiment: Name of the experiment.
+        seed: Seed of the run.
+        git_commit: Commit of the source; None outside git.
+        command: The command that makes the run again.
+        overrides: What Hydra was given.
+        rows: A row for each (variant, target), the baseline's first.
+        not_exportable: Variants that a target has no file for.
+        budget_missed: A line for each limit that does not hold.
+        tracking: Name of the ``tracking`` config.
+        tracking_uri: Address of the tracking store; None if there is none.
+        tracking_run: What the store calls the run.
+        tracking_error: Why the store lacks some of it; None if it holds all.
+    """
+
+    identity: str
+    experiment: str
+    seed: int
+    git_commit: str | None
+    command: str
+    overrides: Sequence[str]
+    rows: Sequence[Row]
+    not_exportable: Sequence[Refused] = ()
+    budget_missed: Sequence[str] = ()
+    tracking: str = "off"
+    tracking_uri: str | None = None
+    tracking_run: str | None = None
+    tracking_error: str | None = None
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The rows as a table takes them."""
+        return [Entry(row) for row in self.rows]
+
+    def write(self, folder: Path) -> None:
+        """Write ``results.json`` and ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs)."""
+        (folder / FAILURE).unlink(missing_ok=True)
+        write_record(folder / RESULTS, asdict(self))
+        metrics: dict[str, dict[str, dict[str, float]]] = {}
+        for row in self.rows:
+            metrics.setdefault(row.variant, {})[row.target] = row.numbers()
+        write_text(folder / METRICS, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Read a run's ``results.json``.
+
+        Raises:
+            InputError: It is damaged, or of a later version.
+        """
+        path = folder / RESULTS
+        record = read_record(path)
+        if record.pop("schema", 1) == 1:
+            record = _from_schema_1(record, path)
+        try:
+            record["rows"] = [Row.of(row) for row in record["rows"]]
+            record["not_exportable"] = [Refused(**each) for each in record["not_exportable"]]
+            return cls(**record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def _from_schema_1(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A record as it was written before there was a schema: precision and runtime were sentences."""
+    if not isinstance(record.get("rows"), list):
+        raise InputError(f"{path} is damaged: it holds no rows")
+    rows = []
+    for row in record["rows"]:
+        base = next((o for o in record["rows"] if o["variant"] == "baseline" and o["target"] == row["target"]), None)
+        change = None if base is None or base is row else round(row["accuracy"] - base["accuracy"], 9)
+        computes, _, stores = row["precision"].partition(", ")
+        kept = tuple(stores.removesuffix(" stored").split(" and ")) if stores else ()
+        name, _, provider = row["runtime"].partition(" with ")
+        name, _, stands_in_for = name.partition(" for ")
+        rows.append(
+            {
+                **row,
+                "seed": record["seed"],
+                "accuracy_change": change,
+                "precision": asdict(Precision(tuple(computes.split(" and ")), kept)),
+                "runtime": asdict(Runtime(name, provider or None, stands_in_for or None)),
+            }
+        )
+    tracking = "off" if record.get("tracking_uri") is None else "mlflow"
+    return {**record, "rows": rows, "tracking": tracking}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A survey's member that failed; ``failure.json`` holds it.
+
+    Attributes:
+        member: Its folder below the survey's.
+        overrides: What Hydra was given.
+        reason: Why, in one line.
+        kind: ``input`` if the user can mend it, else ``error``.
+    """
+
+    member: str
+    overrides: Sequence[str]
+    reason: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The results of all members of a survey; ``survey.json`` holds it.
+
+    Attributes:
+        experiment: Name of the experiment.
+        members: Folders of the members that came to an end, below the survey's.
+        entries: All rows, equal ones once, the baseline's first.
+        failed: The members that failed.
+        tracking, tracking_uri: As in ``Results``.
+        tracking_failed: Members of which the tracking store lacks some.
+        budget_missed: By member what misses the budget.
+        not_exportable: Variants that a target has no file for.
+    """
+
+    experiment: str
+    members: Sequence[str]
+    entries: Sequence[Entry]
+    failed: Sequence[Failure]
+    tracking: str
+    tracking_uri: str | None
+    tracking_failed: Sequence[str]
+    budget_missed: Mapping[str, Sequence[str]]
+    not_exportable: Sequence[Refused] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [entry.row for entry in self.entries]
+
+    def record(self) -> dict[str, Any]:
+        """As ``survey.json`` holds it; each row has ``settings`` and ``member``."""
+        entries = [{**asdict(e.row), "settings": list(e.settings), "member": e.member} for e in self.entries]
+        content = asdict(replace(self, entries=()))
+        del content["entries"]
+        return {**content, "rows": entries}
+
+
+def write_failure(folder: Path, *, overrides: Sequence[str], reason: str, kind: str) -> None:
+    """Write why a survey's member failed; ``kind`` is ``input`` or ``error``."""
+    (folder / RESULTS).unlink(missing_ok=True)
+    write_record(folder / FAILURE, {"overrides": list(overrides), "reason": reason, "kind": kind})
+
+
+def write_survey(folder: Path) -> Survey:
+    """Gather the members below ``folder`` into ``survey.json`` and return them; safe beside other members."""
+    from filelock import FileLock
+
+    with FileLock(folder / ".survey.lock"):
+        survey = gather_survey(folder)
+        write_record(folder / SURVEY, survey.record())
+    return survey
+
+
+def gather_survey(folder: Path) -> Survey:
+    """The results of the members below ``folder``."""
+    members = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: (len(p.name.split("_")[0]), p.name))
+    results = {m.name: Results.read(m) for m in members if (m / RESULTS).exists()}
+    failed = {m.name: read_record(m / FAILURE) for m in members if (m / FAILURE).exists()}
+    given = [set(result.overrides) for result in results.values()]
+    varied = {override for each in given for override in each if not all(override in other for other in given)}
+    entries: dict[tuple[str, ...], Entry] = {}
+    for member, result in results.items():
+        for row in result.rows:
+            settings = [o for o in result.overrides if o in varied and not o.startswith(("seed=", "method="))]
+            if row.variant == "baseline":
+                settings = [setting for setting in settings if not setting.startswith("method.")]
+            key = (*measurement_of(row), *settings)
+            entries.setdefault(key, Entry(row, tuple(settings), member))
+    first = next(iter(results.values()), None)
+    return Survey(
+        experiment=first.experiment if first else folder.parent.name,
+        members=sorted(results),
+        entries=sorted(entries.values(), key=lambda entry: entry.row.variant != "baseline"),
+        failed=[
+            Failure(member, each.get("overrides", []), each["reason"], each["kind"]) for member, each in failed.items()
+        ],
+        tracking=first.tracking if first else "off",
+        tracking_uri=first.tracking_uri if first else None,
+        tracking_failed=sorted(member for member, result in results.items() if result.tracking_error),
+        budget_missed={member: result.budget_missed for member, result in results.items() if result.budget_missed},
+        not_exportable=[refused for result in results.values() for refused in result.not_exportable],
+    )
+
+
+def measurement_of(row: Row) -> tuple[str, ...]:
+    """The same for rows of one file and measurement, as members of a survey share the baseline's."""
+    return row.identity, row.target, str(row.precision), row.variant, row.sha256
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run or search in which nothing was made."""
+    made = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.log", "config.yaml")]
+    if not made:
+        shutil.rmtree(folder, ignore_errors=True)

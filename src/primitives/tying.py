@@ -1,0 +1,263 @@
+"""Finding which channels of a network can only stay or go together."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any, cast
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from src.contracts import first_line
+from src.primitives.channels import FROZEN, PRODUCERS, SHAPED, Side, Ties
+
+
+def tie_channels(model: nn.Module, example_input: Tensor, ignored: Collection[str] = ()) -> Ties:
+    """Find which channels can only go together, by torch-pruning's dependency graph.
+
+    These channels are frozen, and belong to no unit: the network's outputs and its input, the outputs of the layers
+    called ``ignored``, the channels of modules that cannot be resized here (transposed convolutions, attention,
+    recurrent layers), and all channels that are tied to any of these.
+
+    Args:
+        model: It is left as it was.
+        example_input: ``[1, c, h, w]``.
+        ignored: Names of layers.
+
+    Raises:
+        ValueError: torch-pruning cannot trace the network.
+
+    Paper: Fang et al. 2023 (DepGraph), arXiv:2301.12900, section 3.
+    """
+    sides = _TiedChannels(model, example_input).sides(ignored)
+    counts: dict[int, dict[str, int]] = {}
+    for side in sides:
+        for unit, count in Counter(side.units).items():
+            if side.produces and unit != FROZEN:
+                counts.setdefault(unit, {})[side.module] = count
+    groups: dict[str, list[int]] = {}
+    for unit in sorted(counts):
+        name = "+".join(layer if count == 1 else f"{layer}*{count}" for layer, count in counts[unit].items())
+        groups.setdefault(name, []).append(unit)
+    return Ties(tuple(sides), {name: tuple(units) for name, units in groups.items()})
+
+
+class _WithEntry(nn.Module):
+    """The network behind a convolution, so that a layer produces the image's channels, too."""
+
+    def __init__(self, net: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(channels, channels, 1)
+        self.net = net
+
+    def forward(self, images: Tensor) -> Any:
+        return self.net(self.entry(images))
+
+
+class _DisjointSets:
+    """Sets that can be joined; each is known by its root."""
+
+    def __init__(self) -> None:
+        self.parents: dict[Any, Any] = {}
+
+    def root(self, member: Any) -> Any:
+        while (parent := self.parents.setdefault(member, member)) != member:
+            self.parents[member] = self.parents[parent]
+            member = parent
+        return member
+
+    def join(self, one: Any, other: Any) -> None:
+        self.parents[self.root(one)] = self.root(other)
+
+
+class _TiedChannels:
+    """A network's dependency graph, and the sets of channels that it ties.
+
+    A port is the inputs or the outputs of a node of the graph: ``(node, function that prunes there)``. A channel is
+    ``(port, index)``.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Tensor) -> None:
+        net = copy.deepcopy(model).to("cpu").to(memory_format=torch.contiguous_format).requires_grad_(True)
+        self.traced = _WithEntry(net, example_input.shape[1])
+        self.names = {module: name for name, module in net.named_modules()}
+        with torch.enable_grad():
+            images = example_input.detach().to("cpu")
+            try:
+                self.graph = torch_pruning.DependencyGraph().build_dependency(
+                    self.traced, images, forward_fn=lambda network, batch: network(batch), verbose=False
+                )
+            except Exception as error:  # it raises errors of any type if it cannot trace a network
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                raise ValueError(f"torch-pruning cannot follow the network's channels ({reason})") from error
+            outputs = self.traced(images).shape[1]
+        self.sets = _DisjointSets()
+        self.indices: dict[Any, set[int]] = {}  # by port, the channels that were followed to it
+        nodes = self.graph.module2node
+        for layer in [m for m in self.traced.modules() if isinstance(m, PRODUCERS) and m in nodes]:
+            self._follow(self._port(layer), range(_channel_count(layer, "out")))
+        root = next(iter(nodes.values()))  # the graph is built from the network's output backwards
+        self._follow(self._port(root.module), range(outputs))
+        self._freeze(self._port(root.module))
+        if self.traced.entry in nodes:
+            self._freeze(self._port(self.traced.entry))
+
+    def sides(self, ignored: Collection[str]) -> list[Side]:
+        """Every side of a module that is tied to something: first layers' outputs, then all others."""
+        for module in [module for module in self.graph.module2node if module in self.names]:
+            self._tie_within(module)
+            if _unknown(module) or (isinstance(module, PRODUCERS) and self.names[module] in ignored):
+                self._freeze(self._port(module, "out"))
+            if _unknown(module):
+                self._freeze(self._port(module, "in"))
+        known = [module for module in self.names if module in self.graph.module2node and not _unknown(module)]
+        ends = [(m, end) for m in known for end in ("out", "in") if end == "out" or isinstance(m, PRODUCERS)]
+        ports = [(m, end, self._port(m, end)) for m, end in ends]
+        ports = [(m, end, port) for m, end, port in ports if port in self.indices]
+        unit_of: dict[Any, int] = {self.sets.root(FROZEN): FROZEN}
+        found: list[Side] = []
+        for module, end, port in sorted(ports, key=lambda entry: not _produces(entry[0], entry[1])):
+            tensors, attributes = _layout(module, end)
+            units = self._units(port, _channel_count(module, end), unit_of)
+            found.append(Side(self.names[module], tensors, attributes, units, _produces(module, end)))
+        return found + self._parameter_sides(unit_of)
+
+    def _parameter_sides(self, unit_of: dict[Any, int]) -> list[Side]:
+        """Sides of parameters that belong to no known module, e.g. a scale for each channel."""
+        owners = {id(p): name for name, p in self.traced.net.named_parameters()}
+        found = []
+        for parameter, node in self.graph.module2node.items():
+            if isinstance(parameter, nn.Parameter):
+                owner, _, name = owners[id(parameter)].rpartition(".")
+                port, size = self._port(parameter), parameter.shape[node.pruning_dim]
+                if port in self.indices:
+                    units = self._units(port, size, unit_of)
+                    found.append(Side(owner, {name: node.pruning_dim}, (), units, False))
+        return sorted(found, key=lambda side: (side.module, *side.tensors))
+
+    def _units(self, port: Any, size: int, unit_of: dict[Any, int]) -> tuple[int, ...]:
+        """The unit of each channel of a port; ``unit_of`` holds the unit of each root, and new roots are added."""
+        tied = self.indices[port]
+        roots = [self.sets.root((port, index)) if index in tied else self.sets.root(FROZEN) for index in range(size)]
+        return tuple(unit_of.setdefault(root, len(unit_of) - 1) for root in roots)
+
+    def _port(self, module: Any, end: str = "out") -> Any:
+        pruner = self.graph.get_pruner_of_module(module)
+        return (self.graph.module2node[module], pruner.prune_out_channels if end == "out" else pruner.prune_in_channels)
+
+    def _follow(self, port: Any, indices: Iterable[int]) -> None:
+        """Join the channels of ``port`` with all channels along the graph that they are tied to."""
+        waiting = [(port, list(indices))]
+        while waiting:
+            port, arrived = waiting.pop()
+            known = self.indices.setdefault(port, set())
+            new = [index for index in arrived if index not in known]
+            known.update(new)
+            for dependency in port[0].dependencies if new else ():
+                if dependency.trigger == port[1]:
+                    target = (dependency.target, dependency.handler)
+                    pairs = self._along_edge(dependency, new)
+                    for source, index in pairs:
+                        self.sets.join((port, source), (target, index))
+                    waiting.append((target, [index for _, index in pairs]))
+
+    def _along_edge(self, dependency: Any, indices: list[int]) -> list[tuple[int, int]]:
+        """Pairs ``(index at the source, index at the target)``.
+
+        If broadcasting repeats one channel of the target, its repetitions are dropped, and are not tied.
+        """
+        hybrid = [torch_pruning._helpers._HybridIndex(idx=index, root_idx=index) for index in indices]
+        for mapping in dependency.index_mapping:
+            hybrid = mapping(hybrid) if mapping is not None else hybrid
+        target = dependency.target.module
+        incoming = dependency.handler != self.graph.get_pruner_of_module(target).prune_out_channels
+        size = None if _takes_any_number(target) else _channel_count(target, "in" if incoming else "out")
+        return [(pair.root_idx, pair.idx) for pair in hybrid if size is None or pair.idx < size]
+
+    def _tie_within(self, module: Any) -> None:
+        """Tie the channels that a grouped layer's own shape ties: the same place in each group, or a whole group."""
+        if isinstance(module, nn.GroupNorm):
+            self._tie_places(self._port(module), module.num_channels, module.num_groups)
+        if not isinstance(module, _ConvNd) or module.groups == 1 or _unknown(module):
+            return
+        if module.groups == module.in_channels:
+            outputs_of_input = module.out_channels // module.in_channels
+            for index in range(module.out_channels):
+                self.sets.join(
+                    (self._port(module, "in"), index // outputs_of_input), (self._port(module, "out"), index)
+                )
+        else:
+            self._tie_places(self._port(module, "in"), module.in_channels, module.groups)
+            self._tie_places(self._port(module, "out"), module.out_channels, module.groups)
+
+    def _tie_places(self, port: Any, channels: int, groups: int) -> None:
+        group_size = channels // groups
+        for index in range(group_size, channels):
+            self.sets.join((port, index % group_size), (port, index))
+
+    def _freeze(self, port: Any) -> None:
+        for index in self.indices.get(port, ()):
+            self.sets.join((port, index), FROZEN)
+
+
+def _produces(module: Any, end: str) -> bool:
+    return end == "out" and isinstance(module, PRODUCERS)
+
+
+def _takes_any_number(module: Any) -> bool:
+    """Whether any number of channels can pass through the module."""
+    return _unknown(module) or (isinstance(module, nn.PReLU) and module.num_parameters == 1)
+
+
+def _unknown(module: Any) -> bool:
+    """Whether a traced module is of a kind that cannot be resized here."""
+    if isinstance(module, _ConvTransposeNd):
+        return True
+    if isinstance(module, PRODUCERS) and module._parameters.get("weight") is None:  # computed again in each pass
+        return True
+    if isinstance(module, _ConvNd):  # torch-pruning takes this for depthwise, though a group has several inputs
+        return 1 < module.groups == module.out_channels != module.in_channels
+    if isinstance(module, nn.LayerNorm):
+        return len(module.normalized_shape) != 1
+    return not isinstance(module, SHAPED)
+
+
+def _channel_count(module: Any, end: str) -> int:
+    match module:
+        case nn.Linear():
+            return module.out_features if end == "out" else module.in_features
+        case _ConvNd():
+            return module.out_channels if end == "out" else module.in_channels
+        case nn.GroupNorm():
+            return module.num_channels
+        case nn.PReLU():
+            return module.num_parameters
+        case nn.LayerNorm():
+            return module.normalized_shape[-1]
+    return cast(int, module.num_features)
+
+
+def _layout(module: Any, end: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The tensors that hold a slice for each channel, with the dimension, and the attributes that count channels."""
+    match module:
+        case nn.Linear():
+            if end == "out":
+                return {"weight": 0, "bias": 0}, ("out_features",)
+            return {"weight": 1}, ("in_features",)
+        case _ConvNd():
+            if end == "out":
+                return {"weight": 0, "bias": 0}, ("out_channels",)
+            if 1 < module.groups == module.in_channels:
+                return {}, ("in_channels", "groups")
+            return {"weight": 1}, ("in_channels",)
+        case nn.GroupNorm():
+            return {"weight": 0, "bias": 0}, ("num_channels",)
+        case nn.LayerNorm():
+            return {"weight": 0, "bias": 0}, ("normalized_shape",)
+        case nn.PReLU():
+            return ({"weight": 0}, ("num_parameters",)) if module.num_parameters > 1 else ({}, ())
+    return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), 0), ("num_features",)

@@ -1,0 +1,95 @@
+"""The table says what the rows say, and what could be misread is said beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.contracts import COLUMNS, Entry, Precision, Refused
+from src.display.tables import aligned, columns_as_markdown, refusals, remarks, table
+from tests.rows import row, variant
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_a_line_says_the_row_in_the_declared_columns() -> None:
+    small = variant(
+        "int8",
+        precision=Precision(("int8",)),
+        bits_per_weight=8.0,
+        accuracy=0.8875,
+        accuracy_change=-0.0125,
+        size_bytes=250_000,
+        compression_ratio=4.0,
+        size_gzip_bytes=98_000,
+        latency_ms_p50=0.25,
+        speedup=2.0,
+        speedup_low=1.9,
+        speedup_high=2.1,
+    )
+    head, base, line = (cells(each) for each in table([Entry(row()), Entry(small)]))
+    assert head == [column.heading for column in COLUMNS if column.heading]
+    assert base == [
+        "baseline", "onnxruntime", "float32", "32", "90.00 %", "-", "1.00 MB", "1.0x", "900 kB", "0.500 ms", "-",
+        "agree",
+    ]  # fmt: skip
+    assert line == [
+        "int8", "onnxruntime", "int8", "8", "88.75 %", "-1.25", "250 kB", "4.0x", "98.00 kB", "0.250 ms",
+        "2.00x (1.90 to 2.10)", "agree",
+    ]  # fmt: skip
+
+
+def test_several_seeds_share_a_line_of_means_and_deviations() -> None:
+    both = [Entry(row(seed=seed, accuracy=accuracy)) for seed, accuracy in ((0, 0.90), (1, 0.92))]
+    lines = table(both)
+    assert len(lines) == 2
+    assert lines[1].startswith("baseline x2")
+    assert "91.00 ± 1.41 %" in lines[1]
+
+
+def test_what_a_survey_varies_stands_beside_the_variant() -> None:
+    lines = table([Entry(row(), ("model=wide", "training.epochs=3")), Entry(row(model="wide"), ("training.epochs=9",))])
+    assert lines[1].startswith("baseline net/pets (training.epochs=3)")
+    assert lines[2].startswith("baseline wide/pets (training.epochs=9)")
+
+
+def test_an_unknown_column_is_a_dash_and_a_file_that_departs_is_wrong() -> None:
+    (_, line) = table([Entry(variant("pruned", latency_ms_p50=None, speedup=None, agreement=0.9))])
+    assert cells(line)[-3:] == ["-", "-", "WRONG"]
+
+
+def test_cells_are_aligned() -> None:
+    assert aligned([["a", "1", "b"], ["long", "22", ""]], left=1) == ["a      1  b", "long  22"]
+
+
+def test_remarks_name_what_could_be_misread() -> None:
+    rows = [
+        row(),
+        variant("zeros", nonzero_parameters=50_000),
+        variant("int8", precision=Precision(("int8",)), size_bytes=250_000, latency_ms_p50=0.8),
+        variant("odd", agreement=0.5, departs_at="conv2", unavailable={"macs": "the graph cannot be counted"}),
+    ]
+    assert remarks(rows) == [
+        "Pruned float weights make a file no smaller until it is compressed (see gzipped); channels or INT8 do.",
+        "INT8 is slower than float here (int8 on onnxruntime): this network or processor gains nothing.",
+        "odd.onnxruntime.onnx predicts what the torch model does for 50.0% of images; conv2 departs first. Trust the "
+        "file's accuracy, and mind that the export changed the network.",
+        "Not measured: macs on onnxruntime: the graph cannot be counted.",
+    ]
+
+
+def test_a_pruned_file_that_is_smaller_or_in_integers_needs_no_remark() -> None:
+    rows = [row(), variant("a", nonzero_parameters=5, size_bytes=100), variant("b", nonzero_parameters=5, seed=1)]
+    assert remarks(rows) == []  # the second has no baseline of its seed
+
+
+def test_refusals_are_said_once() -> None:
+    refused = Refused("int8", "tflite", "target.tflite: no such operator")
+    assert refusals([refused, refused]) == ["Not exportable: int8: target.tflite: no such operator"]
+
+
+def test_the_docs_list_every_column_as_it_is_declared() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
+    missing = [line for line in columns_as_markdown() if line not in text.splitlines()]
+    assert not missing, "docs/results.md lacks these lines:\n" + "\n".join(missing)

@@ -1,0 +1,134 @@
+"""What a run came to stands on disk whole, and what an earlier version wrote is still read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from src.contracts import InputError, Precision, Refused, Runtime
+from src.experiment.results import FAILURE, Results, discard, gather_survey, write_failure, write_survey
+from tests.rows import row, variant
+
+OLD = Path(__file__).parents[1] / "records" / "d975084"
+RESULTS = Results(
+    identity="1" * 16,
+    experiment="pets",
+    seed=0,
+    git_commit=None,
+    command="python -m src.run",
+    overrides=["method=small"],
+    rows=[row(), variant("small", precision=Precision(("int8",)), runtime=Runtime("openvino"))],
+    not_exportable=[Refused("small", "tflite", "why")],
+    budget_missed=["too large"],
+)
+
+
+def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
+    RESULTS.write(tmp_path)
+    read = Results.read(tmp_path)
+    assert read == RESULTS
+    assert json.loads((tmp_path / "results.json").read_text())["schema"] == 2
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["small"]["onnxruntime"] == read.rows[1].numbers()
+    assert "schema" not in metrics  # DVC would show it
+
+
+def test_a_survey_has_each_row_once_with_what_it_varies(tmp_path: Path) -> None:
+    for at, (overrides, seed) in enumerate(
+        [(["method=a", "seed=0"], 0), (["method=b", "seed=0", "model=wide"], 0), (["method=b", "seed=1"], 1)]
+    ):
+        member = tmp_path / f"{at}_{overrides[0]}"
+        member.mkdir()
+        own = variant(overrides[0], identity=str(at), seed=seed)
+        replace(RESULTS, overrides=overrides, seed=seed, rows=[row(seed=seed, identity=f"base{seed}"), own]).write(
+            member
+        )
+    (tmp_path / "3_bad").mkdir()
+    write_failure(tmp_path / "3_bad", overrides=["method=c"], reason="it broke", kind="error")
+    survey = write_survey(tmp_path)
+    assert [(e.row.variant, e.row.seed, e.settings, e.member) for e in survey.entries] == [
+        ("baseline", 0, (), "0_method=a"),
+        ("baseline", 0, ("model=wide",), "1_method=b"),
+        ("baseline", 1, (), "2_method=b"),
+        ("method=a", 0, (), "0_method=a"),
+        ("method=b", 0, ("model=wide",), "1_method=b"),
+        ("method=b", 1, (), "2_method=b"),
+    ]
+    assert [(failure.member, failure.reason) for failure in survey.failed] == [("3_bad", "it broke")]
+    record = json.loads((tmp_path / "survey.json").read_text())
+    assert record["rows"][1]["settings"] == ["model=wide"]
+    assert record["budget_missed"] == {member: ["too large"] for member in record["members"]}
+
+
+def test_a_member_that_succeeds_later_has_failed_no_more(tmp_path: Path) -> None:
+    write_failure(tmp_path, overrides=[], reason="it broke", kind="error")
+    RESULTS.write(tmp_path)
+    assert not (tmp_path / FAILURE).exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"schema": 2}', "is damaged: KeyError 'rows'"),
+        ('{"rows": 3}', "is damaged: it holds no rows"),
+        ('{"schema": 3}', "is of schema 3, and this version reads up to 2"),
+        ('{"schema": 2, "rows": [{}], "not_exportable": []}', "is damaged: KeyError 'precision'"),
+    ],
+)
+def test_a_damaged_or_later_record_gets_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(InputError, match=says) as caught:
+        Results.read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_survey_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
+    shutil.copytree(OLD / "survey", tmp_path / "survey")
+    survey = gather_survey(tmp_path / "survey")
+    precisions = {(row.variant, row.target): row.precision for row in survey.rows}
+    assert precisions["baseline", "openvino"] == Precision(("float32",))
+    assert precisions["quantize_int8", "onnxruntime"] == Precision(("int8",))
+    assert {row.runtime for row in survey.rows} == {Runtime("onnxruntime"), Runtime("openvino")}
+    base, small = (next(r for r in survey.rows if r.variant == name) for name in ("baseline", "quantize_int8"))
+    assert (base.accuracy_change, base.seed) == (None, 0)
+    assert small.accuracy_change == round(small.accuracy - base.accuracy, 9)
+    assert [failure.member for failure in survey.failed] == ["2_chain"]
+    assert survey.tracking == "off"
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtime", "values"),
+    [
+        ("float32, int8 and float16 stored", "torch", (Precision(("float32",), ("int8", "float16")), Runtime("torch"))),
+        ("int8 and bf16", "openvino", (Precision(("int8", "bf16")), Runtime("openvino"))),
+        ("int8", "onnxruntime for tensorrt", (Precision(("int8",)), Runtime("onnxruntime", None, "tensorrt"))),
+        ("float32, float16 stored", "onnxruntime with CUDAExecutionProvider",
+         (Precision(("float32",), ("float16",)), Runtime("onnxruntime", "CUDAExecutionProvider"))),
+    ],
+)  # fmt: skip
+def test_the_sentences_of_an_earlier_version_become_values(
+    tmp_path: Path, precision: str, runtime: str, values: tuple[Precision, Runtime]
+) -> None:
+    record = json.loads((OLD / "survey" / "0_baseline" / "results.json").read_text())
+    record["rows"][0] |= {"precision": precision, "runtime": runtime}
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    read = Results.read(tmp_path).rows[0]
+    assert (read.precision, read.runtime) == values
+    assert (str(read.precision), str(read.runtime)) == (precision, runtime)
+
+
+def test_a_folder_in_which_nothing_was_made_is_removed(tmp_path: Path) -> None:
+    empty, full = tmp_path / "empty", tmp_path / "full"
+    for folder in (empty, full):
+        folder.mkdir()
+        (folder / "run.log").write_text("…")
+    (full / "baseline.onnx").write_text("…")
+    discard(empty)
+    discard(full)
+    assert (empty.exists(), full.exists()) == (False, True)
