@@ -73,33 +73,47 @@ class Job:
         )
 
 
-def run_jobs(config_name: str, task: Callable[[Job], int | None]) -> tuple[list[int], list[Exception]]:
-    """Let Hydra compose what the command line says and call ``task`` for each job.
+def each_job(config_name: str, task: Callable[[Job], object]) -> None:
+    """Let Hydra compose what the command line says and call ``task`` for each job; an error ends them.
 
     Args:
         config_name: The file of ``conf/`` that jobs are composed from.
-        task: Called with each job; returns its exit code. In another process (a launcher's) codes and errors are lost,
-            so that what must be known of a survey's members stands in their folders.
-
-    Returns:
-        The exit codes, and the errors: one is kept so that other members go on, and Hydra prints nothing of its own.
+        task: Called with each job, perhaps in another process (a launcher's).
     """
     import hydra
 
     from src.command.composition import register_resolvers
 
     register_resolvers()
-    codes: list[int] = []
-    errors: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
+        task(Job.current(config))
+
+    job()
+
+
+def run_jobs(config_name: str, task: Callable[[Job], int | None]) -> tuple[list[int], list[Exception]]:
+    """``each_job``, with an error kept so that other members go on, and Hydra prints nothing of its own.
+
+    Args:
+        config_name: The file of ``conf/`` that jobs are composed from.
+        task: Called with each job; returns its exit code. In another process codes and errors are lost, so that what
+            must be known of a survey's members stands in their folders.
+
+    Returns:
+        The exit codes and the errors.
+    """
+    codes: list[int] = []
+    errors: list[Exception] = []
+
+    def kept(job: Job) -> None:
         try:
-            codes.append(task(Job.current(config)) or 0)
+            codes.append(task(job) or 0)
         except Exception as error:
             errors.append(error)
 
-    job()
+    each_job(config_name, kept)
     return codes, errors
 
 

@@ -8,16 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from src.command.exits import CONF, WRONG_INPUT, explain
+from src.command.exits import WRONG_INPUT, explain
 from src.command.help import described
-from src.command.jobs import Job, run_job
+from src.command.jobs import Job, each_job, run_job
 from src.contracts import InputError
 from src.display.terminal import only_ours, shown
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 # Parts of the config that all trials of a study share.
 SHARED = ("data", "model", "training", "target", "board", "timing", "space", "budget", "seed")
@@ -111,7 +108,7 @@ def run_search() -> int:
         names = ", ".join(name for name, _ in described("search"))
         raise InputError(f"Which search? +search=NAME; there are: {names}")
     if any(given.startswith("worker=") for given in sys.argv[1:]):
-        _run_workers()
+        each_job("search", _work)  # an error of a worker leaves Hydra, so that the search hears of it
         return 0
     return run_job("search", _search)
 
@@ -129,21 +126,6 @@ def _search(job: Job) -> int:
         if explain(error)[1] == WRONG_INPUT:
             discard(job.folder)
         raise
-
-
-def _run_workers() -> None:
-    """Run the jobs that ``run_workers`` started; a worker's error leaves Hydra, so that the search hears of it."""
-    import hydra
-
-    from src.command.composition import register_resolvers
-
-    register_resolvers()
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="search")
-    def worker(config: DictConfig) -> None:
-        _work(Job.current(config))
-
-    worker()
 
 
 def _work(job: Job) -> None:
