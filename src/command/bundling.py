@@ -161,7 +161,7 @@ def _model(file: MeasuredFile, sample: Sample, label: str) -> BundledModel:
         "size_bytes": sum(map(len, files.values())),
         "files": [{"file": each, "sha256": hashlib.sha256(held).hexdigest()} for each, held in files.items()],
     }
-    return BundledModel(manifest, files, HostModel.from_row(row, file.tracked))
+    return BundledModel(manifest, files, HostModel.from_row(row, file.tracked, sample.images))
 
 
 def _order(manifest: Mapping[str, Any]) -> tuple[Any, ...]:

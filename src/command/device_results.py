@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from src.command.bundle_records import BundleRecord, HostModel, TrackedRun
 from src.command.composition import tracker_of
+from src.command.device_figures import check_results, check_with_bundle
 from src.contracts import DeviceRow, InputError
 from src.tracking.device import digest_of
 
@@ -32,12 +32,13 @@ def import_results(file: Path, artifacts: Path) -> Iterator[str]:
         A line for a person as soon as a store has its rows.
 
     Raises:
-        InputError: The file is damaged, its bundle is not known here, or none of its models was tracked.
+        InputError: A figure is impossible or does not fit the bundle, the bundle is not known here, or none of its
+            models was tracked. Nothing was imported.
         TrackingError: A store refuses.
     """
     content = _read(file)
     bundle = _bundle_of(content, artifacts, file)
-    stores, untracked = _by_store(content, bundle, file)
+    stores, untracked = _by_store(content, bundle)
     if not stores:
         raise InputError(f"The runs that made bundle {bundle.id} were not tracked: there is nowhere to put results")
     for (name, uri), rows in stores.items():
@@ -53,21 +54,23 @@ def _read(file: Path) -> dict[str, Any]:
         raise InputError(f"There is no file {file}")
     try:
         content = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} holds no results of a board: {error}") from error
-    rows = content.get("rows") if isinstance(content, dict) and content.get("format") in FORMATS else None
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
-    ):
+    found = content.get("format") if isinstance(content, dict) else None
+    if type(found) is not int or found not in FORMATS:
         raise InputError(f"{file} holds no results of a board: a bundle writes them when it is run there")
-    if not rows:
+    try:
+        check_results(content)
+    except InputError as error:
+        raise InputError(f"{file} is not as a bundle writes it: {error}") from error
+    if not content["rows"]:
         raise InputError(f"{file} has no row: nothing could be run on the board")
     return dict(content)
 
 
 def _bundle_of(content: Mapping[str, Any], artifacts: Path, file: Path) -> BundleRecord:
     """The record of the bundle that was run; it knows every model of the results."""
-    name = str(content.get("bundle"))
+    name = content["bundle"]
     bundle = BundleRecord.find(artifacts, name)
     if bundle is None:
         raise InputError(
@@ -77,36 +80,33 @@ def _bundle_of(content: Mapping[str, Any], artifacts: Path, file: Path) -> Bundl
     unknown = [row["name"] for row in content["rows"] if row["name"] not in bundle.models]
     if unknown:
         raise InputError(f"{file} has rows that bundle {name} has no model for: {', '.join(unknown)}")
+    for row in content["rows"]:
+        try:
+            check_with_bundle(row, bundle.models[row["name"]])
+        except InputError as error:
+            raise InputError(f"{file} does not fit bundle {name}: {error}") from error
     return bundle
 
 
-def _by_store(
-    content: Mapping[str, Any], bundle: BundleRecord, file: Path
-) -> tuple[dict[Store, list[DeviceRow]], Sequence[str]]:
+def _by_store(content: Mapping[str, Any], bundle: BundleRecord) -> tuple[dict[Store, list[DeviceRow]], Sequence[str]]:
     """The rows for each tracking store, and the names of the models that none has."""
     stores: dict[Store, list[DeviceRow]] = {}
     untracked = []
-    try:
-        for row in content["rows"]:
-            host = bundle.models[row["name"]]
-            if host.tracked is None:
-                untracked.append(row["name"])
-            else:
-                store = host.tracked.name, host.tracked.uri
-                stores.setdefault(store, []).append(_device_row(row, content, host, host.tracked))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file} is not as a bundle writes it: {type(error).__name__} {error}") from error
+    for row in content["rows"]:
+        host = bundle.models[row["name"]]
+        if host.tracked is None:
+            untracked.append(row["name"])
+        else:
+            store = host.tracked.name, host.tracked.uri
+            stores.setdefault(store, []).append(_device_row(row, content, host, host.tracked))
     return stores, untracked
 
 
 def _device_row(row: Mapping[str, Any], content: Mapping[str, Any], host: HostModel, tracked: TrackedRun) -> DeviceRow:
     metrics = {key: float(row[key]) for key in NUMBERS if row[key] is not None}
     metrics |= {f"latency_ms_{at}": float(row["latency_ms"][at]) for at in PERCENTILES}
-    wrong = [key for key, value in metrics.items() if not math.isfinite(value)]
-    if wrong or not 0 <= metrics["accuracy"] <= 1:
-        raise ValueError(f"{row['name']}: {', '.join(wrong) or 'accuracy'} is no number that a board can measure")
     tags = {key: str(content[key]) for key in BOARD_FACTS if content[key] is not None}
-    tags |= {**host.facts, "runtime": str(row["runtime"]), "images": str(row["images"])}
+    tags |= {**host.facts, "runtime": row["runtime"], "images": str(row["images"])}
     if row["energy_source"] is not None:
-        tags["energy_source"] = str(row["energy_source"])
+        tags["energy_source"] = row["energy_source"]
     return DeviceRow(tracked.run, row["name"], metrics, tags)

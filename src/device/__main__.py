@@ -10,16 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from .schema import InputError
+
 DONE, WRONG_INPUT, INTERRUPTED = 0, 2, 130
 FORMAT = 1  # of the results file
 BATCH = 100  # images at once for the accuracy, if a file takes any number
 WARM_UP_SECONDS = 2.0  # at most
 COLUMNS = ("accuracy", "latency p50", "p95", "p99", "size", "hottest", "power", "energy")
 WIDTHS = (8, 14, 11, 11, 9, 9, 8, 11)
-
-
-class InputError(Exception):
-    """The request cannot be carried out; the message says why, in one line."""
 
 
 class Settings(NamedTuple):
@@ -72,6 +70,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         print(error, file=sys.stderr)
     except OSError as error:
         print(f"{error.filename or 'reading or writing'}: {error.strerror or error}", file=sys.stderr)
+    except UnicodeEncodeError as error:
+        text = ascii(error.object[error.start : error.end])
+        print(f"{error.encoding} cannot write {text}, which is in a name: LC_ALL=C.UTF-8 python3 ...", file=sys.stderr)
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)
         return INTERRUPTED
@@ -123,10 +124,7 @@ def _open(path: Any) -> Any:
         raise InputError("numpy is not installed: python3 -m pip install numpy")
     from . import manifest
 
-    try:
-        return manifest.Bundle(path)
-    except manifest.BundleError as error:
-        raise InputError(str(error))
+    return manifest.Bundle(path)
 
 
 def _about(bundle: Any, settings: Settings) -> Dict[str, Any]:

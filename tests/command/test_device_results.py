@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from src.command.bundle_records import BUNDLES, FACTS, BundleRecord, HostModel, TrackedRun
+from src.command.device_figures import check_results
 from src.command.device_results import import_results
 from src.contracts import InputError, TrackingError
 from tests.rows import row, variant
@@ -51,8 +52,11 @@ def write_results(folder: Path, content: Mapping[str, Any]) -> Path:
 
 def remember(artifacts: Path, tracked: Mapping[str, TrackedRun | None]) -> None:
     """Write the bundle's record; ``tracked`` is the run of each model."""
-    models = {name: HostModel.from_row(measured, tracked[name]) for name, measured in ROWS.items()}
+    models = {name: HostModel.from_row(measured, tracked[name], 10) for name, measured in ROWS.items()}
     BundleRecord(BUNDLE, models).write(artifacts)
+
+
+ROW = dict.fromkeys(FACTS, "a fact")
 
 
 class MlflowStore:
@@ -207,7 +211,7 @@ def test_a_record_without_a_schema_is_of_mlflow(tmp_path: Path) -> None:
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     models = {
-        name: HostModel.from_row(measured, TrackedRun("jsonl", "t.jsonl", "0")) for name, measured in ROWS.items()
+        name: HostModel.from_row(measured, TrackedRun("jsonl", "t.jsonl", "0"), 10) for name, measured in ROWS.items()
     }
     BundleRecord(BUNDLE, models).write(tmp_path)
     assert BundleRecord.find(tmp_path, BUNDLE) == BundleRecord(BUNDLE, models)
@@ -218,8 +222,14 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("record", "message"),
     [
         ([], "is damaged: it holds no object"),
-        ({"models": []}, "is damaged: it names no models"),
-        ({"models": {"a": {"row": {}}}}, "is damaged: KeyError"),
+        ({"models": []}, "is damaged: models is a list of 0, and must be an object"),
+        ({"models": {"a": {"row": {}}}}, "is damaged: a.row has no variant"),
+        ({"models": {"a": {"row": ROW, "tracking": []}}}, "a.tracking is a list of 0, and must be null or an object"),
+        (
+            {"models": {"a": {"row": ROW, "tracking": {"uri": 1, "run": "0"}}}},
+            "a.tracking.uri is 1, and must be a text",
+        ),
+        ({"models": {"a": {"row": ROW, "tracking": None, "images": "7"}}}, 'a.images is "7", and must be null or a'),
         ({"schema": 99, "models": {}}, "is of schema 99"),
     ],
 )
@@ -235,12 +245,26 @@ def test_a_damaged_record_is_refused(tmp_path: Path, record: object, message: st
     [
         (lambda content: content.clear(), "holds no results of a board"),
         (lambda content: content.update(format=99), "holds no results of a board"),
-        (lambda content: content.update(rows=[1]), "holds no results of a board"),
-        (lambda content: content["rows"][0].update(name=["a"]), "holds no results of a board"),
+        (lambda content: content.update(format=True), "holds no results of a board"),
+        (lambda content: content.update(rows=[1]), "rows[0] is 1, and must be an object"),
+        (lambda content: content["rows"][0].update(name=["a"]), "rows[0].name is a list of 1, and must be a text"),
         (lambda content: content.update(rows=[]), "has no row"),
         (lambda content: content["rows"][0].update(name="another"), "has no model for: another"),
-        (lambda content: content["rows"][0].pop("latency_ms"), "is not as a bundle writes it: KeyError 'latency_ms'"),
-        (lambda content: content["rows"][0].update(accuracy=1.5), "accuracy is no number"),
+        (lambda content: content["rows"][0].pop("latency_ms"), "rows[pets/baseline.onnxruntime] has no latency_ms"),
+        (
+            lambda content: content["rows"].append(content["rows"][0]),
+            "rows[pets/baseline.onnxruntime] is there 2 times",
+        ),
+        (
+            lambda content: content["rows"].append({**content["rows"][0], "accuracy": 0.1, "runtime": "another"}),
+            "rows[pets/baseline.onnxruntime] is there 2 times, and a bundle writes one row a model",
+        ),
+        (lambda content: content.pop("measured_at"), "it has no measured_at"),
+        (lambda content: content.update(measured_at="yesterday"), 'measured_at is "yesterday", and must be a time'),
+        (lambda content: content.update(measured_at="2026-13-02T00:00:00+00:00"), "and must be a time such as 2026-"),
+        (lambda content: content.update(threads=0), "threads is 0, and must be a whole number from 1"),
+        (lambda content: content.update(threads="1"), 'threads is "1", and must be a whole number from 1'),
+        (lambda content: content.update(board=None), "board is null, and must be a text of one line"),
         (lambda content: content.update(bundle="../../x"), "is not known in"),
         (lambda content: content.update(bundle="fedcba9876543210"), "is not known in"),
     ],
@@ -249,10 +273,72 @@ def test_damaged_results_are_refused(tmp_path: Path, spoil: Callable[[dict[str, 
     remember(tmp_path, dict.fromkeys(ROWS, TrackedRun("jsonl", str(tmp_path / "tracking.jsonl"), "0")))
     content = results()
     spoil(content)
-    with pytest.raises(InputError, match=message) as refused:
-        list(import_results(write_results(tmp_path, content), tmp_path))
+    assert message in refusal(tmp_path, content)
+
+
+def refusal(folder: Path, content: Mapping[str, Any]) -> str:
+    """The line that refuses results; nothing of them is imported."""
+    with pytest.raises(InputError) as refused:
+        list(import_results(write_results(folder, content), folder))
     assert "\n" not in str(refused.value)
-    assert not (tmp_path / "tracking.jsonl").exists()
+    assert not (folder / "tracking.jsonl").exists()
+    return str(refused.value)
+
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "possible"),
+    [
+        ("accuracy", [-0.1, 1.1, True, "0.9", None, NAN, 10**400], "a number from 0 to 1"),
+        ("accuracy", [0.95, 0.123], "a whole number of its 10 images"),
+        ("images", [0, -1, 10.0, True, "10", None], "a whole number from 1"),
+        ("images", [20, 1000], "the bundle holds 10 test images for this model"),
+        ("size_bytes", [0, 1e6, True, "1000000"], "a whole number from 1"),
+        ("size_bytes", [999_999, 1_000_001], "the bundle's file has 1000000 bytes"),
+        ("latency_ms.p50", [0, -1.0, True, "1.0", None, NAN, INFINITE, 1e9], "a number from 1e-06 to 3,600,000"),
+        ("latency_ms.p50", [1.6], "must not fall from p50 to p95 to p99"),
+        ("latency_ms.p99", [1.4], "must not fall from p50 to p95 to p99"),
+        ("latency_ms", [1.0, [1.0, 1.5, 2.0], None], "an object"),
+        ("latency_runs", [0, -5, 2.5, True, None], "a whole number from 1"),
+        ("steady", [1, "yes", None], "true or false"),
+        ("temperature_celsius", [-300, 5000.0, True, "50"], "null or a number from 0.0 to 150.0"),
+        ("power_watts", [-1.0, 1e9, True, "5"], "null or a number from 0 to 10,000"),
+        ("power_watts", [5.0], "has only some of power_watts, energy_uj, energy_source"),
+        ("energy_uj", [-1.0, INFINITE, True, "5"], "null or a number from 0 to 1,000,000,000,000"),
+        ("energy_source", [5, "", "a\nb"], "null or a text of one line"),
+        ("runtime", [None, 1, ""], "a text of one line"),
+    ],
+)
+def test_an_impossible_figure_is_refused_with_its_row_its_column_and_what_is_possible(
+    tmp_path: Path, column: str, values: list[Any], possible: str
+) -> None:
+    remember(tmp_path, dict.fromkeys(ROWS, TrackedRun("jsonl", str(tmp_path / "tracking.jsonl"), "0")))
+    *outer, key = column.split(".")
+    for value in values:
+        content = results()
+        spoilt = content["rows"][1]
+        (spoilt[outer[0]] if outer else spoilt)[key] = value
+        said = refusal(tmp_path, content)
+        assert "rows[pets/cluster.onnxruntime]" in said
+        assert column.partition(".")[0] in said
+        assert possible in said
+
+
+def test_what_a_board_measured_once_is_possible() -> None:
+    check_results(json.loads((Path(__file__).parents[2] / "docs/measured/board_survey_python36.json").read_text()))
+
+
+def test_possible_figures_are_taken_as_they_are(tmp_path: Path) -> None:
+    store = JsonLinesStore(tmp_path)
+    remember(tmp_path, {name: TrackedRun("jsonl", store.uri, run) for name, run in store.hosts.items()})
+    content = results()
+    content["rows"][0] |= {"accuracy": 1 / 3, "images": 3, "latency_ms": dict.fromkeys(("p50", "p95", "p99"), 1)}
+    content["rows"][1] |= {"accuracy": 0, "power_watts": 0.0, "energy_uj": 0.0, "energy_source": "RAPL"}
+    (line,) = import_results(write_results(tmp_path, content), tmp_path)
+    assert line.startswith("2 rows of a board")
+    assert [logged["metrics"]["accuracy"] for logged in store.logged()] == [1 / 3, 0]
 
 
 def test_no_results_at_all_are_refused(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_an_empty_sample_is_refused(tmp_path: Path) -> None:
     pixels, labels = images()
-    assert "the test sample levels is empty" in refusing(lambda *_: None, tmp_path, packed(pixels[:0], labels[:0]))
+    assert "are not 5 of 1x2x2 bytes" in refusing(lambda *_: None, tmp_path, packed(pixels[:0], labels[:0]))
 
 
 @pytest.mark.parametrize("label", [-1, 2])
@@ -101,8 +101,8 @@ def test_a_label_of_no_class_is_refused(tmp_path: Path, label: int) -> None:
 
 def test_images_of_another_shape_are_refused(tmp_path: Path) -> None:
     pixels, labels = images()
-    assert "not of 1x2x2 bytes" in refusing(lambda *_: None, tmp_path, packed(pixels[:, :, :1], labels))
-    assert "not of 1x2x2 bytes" in refusing(lambda *_: None, tmp_path, packed(pixels.astype(np.float32), labels))
+    assert "are not 5 of 1x2x2 bytes" in refusing(lambda *_: None, tmp_path, packed(pixels[:, :, :1], labels))
+    assert "are not 5 of 1x2x2 bytes" in refusing(lambda *_: None, tmp_path, packed(pixels.astype(np.float32), labels))
 
 
 def test_fewer_labels_than_images_are_refused(tmp_path: Path) -> None:

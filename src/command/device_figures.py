@@ -1,0 +1,101 @@
+"""Which figures a board's results file may hold: each of its kind and range, all of a row together, and as the bundle
+knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from src.command.bundle_records import HostModel
+from src.contracts import InputError
+from src.device import schema
+from src.device.schema import LINE, TRUTH, Kind, between, count, optional
+from src.device.sensors import PLAUSIBLE
+
+HOUR_MS, LARGEST_WATTS, LARGEST_UJ = 3_600_000, 10_000, 10**12
+NANOSECOND_MS = 1e-6
+ENERGY = ("power_watts", "energy_uj", "energy_source")
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+TIME = Kind("a time such as 2026-01-02T03:04:05+00:00", _is_time)
+MILLISECONDS = between(NANOSECOND_MS, HOUR_MS)
+ROW = {
+    "name": LINE,
+    "accuracy": between(0, 1),
+    "images": count(1),
+    "size_bytes": count(1),
+    "latency_ms": {"p50": MILLISECONDS, "p95": MILLISECONDS, "p99": MILLISECONDS},
+    "latency_runs": count(1),
+    "steady": TRUTH,
+    "temperature_celsius": optional(between(*PLAUSIBLE)),
+    "power_watts": optional(between(0, LARGEST_WATTS)),
+    "energy_uj": optional(between(0, LARGEST_UJ)),
+    "energy_source": optional(LINE),
+    "runtime": LINE,
+}
+RESULTS = {
+    "bundle": LINE,
+    "board": LINE,
+    "python": LINE,
+    "platform": LINE,
+    "clock_mode": optional(LINE),
+    "threads": count(1),
+    "measured_at": TIME,
+    "rows": [ROW],
+}
+
+
+def check_results(content: Mapping[str, Any]) -> None:
+    """Compare each value of a results file with its kind and range, and each row's values with each other.
+
+    Raises:
+        InputError: A board cannot have measured this; the message names the row, the column and the value.
+    """
+    try:
+        schema.check(content, RESULTS)
+    except schema.InputError as error:
+        raise InputError(str(error)) from error
+    names = [row["name"] for row in content["rows"]]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"rows[{twice[0]}] is there {names.count(twice[0])} times, and a bundle writes one row a model"
+        )
+    for row in content["rows"]:
+        _check_row(row)
+
+
+def check_with_bundle(row: Mapping[str, Any], host: HostModel) -> None:
+    """Compare a row with what the record of its bundle knows of the model.
+
+    Raises:
+        InputError: The row is of another file, or of more images than the bundle holds.
+    """
+    place, size, images = f"rows[{row['name']}]", row["size_bytes"], row["images"]
+    if host.size_bytes is not None and size != host.size_bytes:
+        raise InputError(f"{place}.size_bytes is {size}, and the bundle's file has {host.size_bytes} bytes")
+    if host.images is not None and images > host.images:
+        raise InputError(f"{place}.images is {images}, and the bundle holds {host.images} test images for this model")
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    place = f"rows[{row['name']}]"
+    hits = row["accuracy"] * row["images"]
+    if abs(hits - round(hits)) > 1e-6:
+        raise InputError(
+            f"{place}.accuracy is {row['accuracy']}, and must be a whole number of its {row['images']} images"
+        )
+    p50, p95, p99 = (row["latency_ms"][at] for at in ("p50", "p95", "p99"))
+    if not p50 <= p95 <= p99:
+        raise InputError(f"{place}.latency_ms is {p50}, {p95}, {p99}, and must not fall from p50 to p95 to p99")
+    if len({row[column] is None for column in ENERGY}) > 1:
+        raise InputError(f"{place} has only some of {', '.join(ENERGY)}: a board measures all of them, or none")
