@@ -39,20 +39,23 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.clustering
 	$(BIN)/python -m benchmarks.channels
 
-# Pins everything in pyproject.toml, extras included, for Linux and macOS; names no download address.
+# Pins everything in pyproject.toml, extras included, for Linux and macOS, with the hash of every file; names no download
+# address. What is pinned stays so; a version goes up by its name: make lock UPGRADE="-P onnx".
 lock:
 	uv pip compile -q pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url --no-header \
-		--no-annotate -o requirements.lock
+		--no-annotate --generate-hashes $(UPGRADE) -o requirements.lock
 
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
 		"Python 3.11 to 3.13 is needed, and $(PYTHON) is %d.%d: make PYTHON=python3.11 ..." % v)'
 	@echo "Making .venv from requirements.lock (about 7 GB; once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
+	@# Every file is checked against the lock, also those that install and build the others: uv, and setuptools for an sdist.
+	@sed -n -e '/^uv==/,/[^\\]$$/p' -e '/^setuptools==/,/[^\\]$$/p' requirements.lock > .venv/first.txt
+	@$(BIN)/python -m pip install -q --require-hashes --no-deps -r .venv/first.txt
 	@# Byte code is compiled once, here: each process that has to do it by itself loses ten seconds and more.
-	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --compile-bytecode -r requirements.lock || \
-		$(BIN)/python -m pip install -q --no-deps -r requirements.lock  # where only pip knows the package index
+	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --require-hashes --no-build-isolation --compile-bytecode -r requirements.lock || \
+		$(BIN)/python -m pip install -q --require-hashes --no-build-isolation --no-deps -r requirements.lock  # where only pip knows the package index
 	@touch $@
 
 clean:

@@ -36,6 +36,7 @@ def run(variant: str) -> int:
     with only_ours(folder / "run.log", verbose=config["verbose"]) as terminal:
         from src.command.execution import execute
         from src.stages.store import StageStore
+        from src.tracking import provenance
 
         store = StageStore(Path(config["artifacts"]))
         _adopt_pulled_stages(store)
@@ -51,7 +52,7 @@ def run(variant: str) -> int:
         )
         _keep_stages(done, store, folder)
         failure = done.results.tracking_error
-        for note in [*done.results.budget_missed, *([failure] if failure is not None else [])]:
+        for note in [*done.results.budget_missed, *([failure] if failure is not None else []), *provenance.remarks()]:
             console.line(note)
     return done.code
 

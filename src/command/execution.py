@@ -17,7 +17,7 @@ from src.experiment.results import Results
 from src.experiment.runner import Experiment
 from src.stages.store import StageStore
 from src.tracking.guard import GuardedRun
-from src.tracking.provenance import git_commit
+from src.tracking.provenance import git_commit, source_digest
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def origin(
         "experiment": plan.name,
         "seed": plan.seed,
         "git_commit": git_commit(),
+        "source": source_digest(),
         "command": command,
         "overrides": list(overrides),
         "tracking": choices.get("tracking", "off") if tracking_uri is not None else "off",

@@ -50,7 +50,7 @@ from src.study.summary import (
 from src.study.trials import TrialRunner, shortened
 from src.study.workers import LOG, run_workers
 from src.tracking.guard import GuardedSearch
-from src.tracking.provenance import git_commit
+from src.tracking.provenance import git_commit, remarks
 
 BASELINE = ("method=baseline",)
 
@@ -123,7 +123,7 @@ class Search:
             lines += self.tracked.register(outcome.registration(git_commit()))
         if self.tracked.failure is not None:
             lines.append(f"{self.tracked.failure}. The results are complete in {self.job.folder}.")
-        for line in lines:
+        for line in [*lines, *remarks()]:
             self.console.line(line)
         if self.tracked.failure is not None:
             return TRACKING_FAILED

@@ -199,8 +199,10 @@ def _prefix(job: Job) -> str:
 def _show(line: Callable[[str], None], entries: Sequence[Entry], notes: Sequence[str], written: str) -> None:
     """The table, what could be misread in it, what fell short, and where it all is."""
     from src.display.tables import remarks, table
+    from src.tracking import provenance
 
-    for text in ["", *table(entries), "", *remarks([entry.row for entry in entries]), *notes, written]:
+    said = [*remarks([entry.row for entry in entries]), *notes, *provenance.remarks()]
+    for text in ["", *table(entries), "", *said, written]:
         line(text)
 
 

@@ -7,6 +7,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from . import telemetry
+
 WORKSPACE_BYTES = 1 << 28  # memory that TensorRT may use while it builds; a Jetson Nano has 2 or 4 GB in all
 
 
@@ -49,6 +51,7 @@ def load(
         NoRuntimeError: No runtime here runs such files.
         RefusedError: The file is no model, or one that this version of the runtime does not take.
     """
+    telemetry.switch_off()
     intended = runtime["stands_in_for"] or runtime["name"]
     try:
         if path.suffix == ".onnx" and (intended == "tensorrt" or path.name.endswith(".tensorrt.onnx")):

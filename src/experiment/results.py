@@ -35,6 +35,7 @@ class Results:
         tracking_uri: Address of the tracking store; None if there is none.
         tracking_run: What the store calls the run.
         tracking_error: Why the store lacks some of it; None if it holds all.
+        source: Digest of the source; None in a record of an earlier version.
     """
 
     identity: str
@@ -50,6 +51,7 @@ class Results:
     tracking_uri: str | None = None
     tracking_run: str | None = None
     tracking_error: str | None = None
+    source: str | None = None
 
     @property
     def entries(self) -> list[Entry]:
