@@ -30,6 +30,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(False)  # what a training of another test left on
     monkeypatch.delenv("DNNC_DATA", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it, too
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # a command that a test calls sets it
     monkeypatch.setattr("src.metrics.rows.time_files", _time_briefly)
     monkeypatch.setattr("src.metrics.timing.LOCK", LOCK)

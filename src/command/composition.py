@@ -206,8 +206,13 @@ def build_tracker(config: dict[str, Any]) -> Tracker:
     return tracker
 
 
-def tracker_of(name: str, uri: str | None) -> Tracker:
+def tracker_of(name: str, uri: str | None, **settings: Any) -> Tracker:
     """The tracking store that a record names by its file of ``conf/tracking`` and its address.
+
+    Args:
+        name: Name of the file.
+        uri: Address of the store; None for the file's.
+        settings: Other settings; those that the file does not have are left out.
 
     Raises:
         InputError: There is no such file.
@@ -220,4 +225,5 @@ def tracker_of(name: str, uri: str | None) -> Tracker:
     if not re.fullmatch(r"[\w-]+", name) or not path.is_file():
         raise InputError(f"there is no tracking '{name}' in conf/tracking")
     config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    return build_tracker({**config, **({"uri": uri} if uri is not None else {})})
+    given = {key: value for key, value in settings.items() if key in config}
+    return build_tracker({**config, **given, **({"uri": uri} if uri is not None else {})})

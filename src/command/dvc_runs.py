@@ -35,6 +35,7 @@ def run(variant: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     with only_ours(folder / "run.log", verbose=config["verbose"]) as terminal:
         from src.command.execution import execute
+        from src.command.syncing import kept_in
         from src.stages.store import StageStore
         from src.tracking import provenance
 
@@ -52,7 +53,8 @@ def run(variant: str) -> int:
         )
         _keep_stages(done, store, folder)
         failure = done.results.tracking_error
-        for note in [*done.results.budget_missed, *([failure] if failure is not None else []), *provenance.remarks()]:
+        kept = [f"{failure}. {kept_in(folder)}"] if failure is not None else []
+        for note in [*done.results.budget_missed, *kept, *provenance.remarks()]:
             console.line(note)
     return done.code
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from src.command.composition import build, build_plan, build_tracker
 from src.command.exits import BUDGET_MISSED, DONE, TRACKING_FAILED
-from src.contracts import Console, RunDescription
+from src.command.syncing import close_earlier, send_earlier
+from src.contracts import Console, DataDescription, RunDescription, Tracker
 from src.experiment.budget import Budget
 from src.experiment.making import prepare
 from src.experiment.plan import Plan
@@ -17,7 +18,7 @@ from src.experiment.results import Results
 from src.experiment.runner import Experiment
 from src.stages.store import StageStore
 from src.tracking.guard import GuardedRun
-from src.tracking.provenance import git_commit, source_digest
+from src.tracking.provenance import git_commit, source_digest, versions
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def execute(
     tracker = build_tracker(resolved["tracking"])
     store = StageStore(Path(resolved["artifacts"]), refresh_before)
     splits = prepare(plan)
-    names = (plan.name, plan.variant, plan.model_name, plan.seed)
-    tracked = GuardedRun(tracker.start(RunDescription(*names, splits, resolved, command, folder, survey)))
+    names, data = (plan.name, plan.variant, plan.model_name, plan.seed), DataDescription.of(splits)
+    described = RunDescription(*names, data, resolved, command, folder, survey, git_commit(), versions())
+    tracked = _start(described, tracker, store, choices, console)
     status = "FAILED"
     try:
         experiment = Experiment(plan, splits, store=store, tracked=tracked, console=console, folder=folder)
@@ -88,6 +90,7 @@ def execute(
             budget_missed=budget.misses(rows, refused),
             tracking_run=tracked.run_id,
         )
+        tracked.measured(rows)
         results.write(folder)
         tracked.rows(rows, folder)
         status = "FINISHED"
@@ -100,6 +103,17 @@ def execute(
         results = replace(results, tracking_error=tracked.failure)
         results.write(folder)
     return Executed(plan, results, tracker.compare)
+
+
+def _start(
+    described: RunDescription, tracker: Tracker, store: StageStore, choices: Mapping[str, str], console: Console
+) -> GuardedRun:
+    """Open the tracked run; send what earlier commands left, first of all in its own folder."""
+    close_earlier(described.folder)
+    tracked = GuardedRun.start(tracker, described, store.root, choices.get("tracking", "off"))
+    for line in [*tracked.notes, *send_earlier(store.root, tracker.uri, described.survey or described.folder)]:
+        console.line(line)
+    return tracked
 
 
 def origin(

@@ -17,6 +17,7 @@ from src.command.composition import build, build_plan, build_tracker, composed
 from src.command.execution import execute, origin
 from src.command.exits import BUDGET_MISSED, DONE, TRACKING_FAILED
 from src.command.search_job import SearchJob
+from src.command.syncing import close_earlier, kept_in
 from src.contracts import InputError, Row, Tracker, TrackingError
 from src.display.terminal import Console
 from src.experiment.budget import Budget
@@ -64,7 +65,7 @@ def search(job: SearchJob, terminal: TextIO) -> int:
     """
     with storage_errors_explained(job.settings["storage"]):
         started = _start(job, Console(terminal, ""))
-        return started.report(started.run())
+        return started.report(*started.run())
 
 
 def work(job: SearchJob, terminal: TextIO) -> None:
@@ -101,28 +102,33 @@ class Search:
     tracked: GuardedSearch
     console: Console
 
-    def run(self) -> Outcome:
-        """Run every trial, measure the finalists, write the results and close the search in the tracking store."""
+    def run(self) -> tuple[Outcome, list[str]]:
+        """Run every trial, measure the finalists, write the results, register the chosen model and close the search.
+
+        Returns:
+            What the search found, and what was done in the registry of models.
+        """
+        registered: list[str] = []
         status = "FAILED"
         try:
             self._run_trials()
             outcome = self._measure_finalists()
             self._write(outcome)
+            if outcome.chosen is not None:
+                registered = self.tracked.register(outcome.registration(git_commit()))
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
             self.tracked.finish(status, time_figures(self.study))
-        return outcome
+        return outcome, registered
 
-    def report(self, outcome: Outcome) -> int:
-        """Register the chosen model and print what the search found; return the exit code."""
-        lines = outcome.lines()
-        if outcome.chosen is not None:
-            lines += self.tracked.register(outcome.registration(git_commit()))
+    def report(self, outcome: Outcome, registered: Sequence[str]) -> int:
+        """Print what the search found, and what was done in the registry; return the exit code."""
+        lines = [*outcome.lines(), *registered]
         if self.tracked.failure is not None:
-            lines.append(f"{self.tracked.failure}. The results are complete in {self.job.folder}.")
+            lines.append(f"{self.tracked.failure}. {kept_in(self.job.folder)}")
         for line in [*lines, *remarks()]:
             self.console.line(line)
         if self.tracked.failure is not None:
@@ -221,10 +227,11 @@ def _start(job: SearchJob, console: Console) -> Search:
     )
     console.line(check_budget(runner.space, lambda point: runner.plan_of(point, 0, 1.0), runner.splits, runner.judge))
     study = _open_study(job, runner)
+    close_earlier(job.folder.absolute())
     _forget_other_study(job, study, tracker)
     baseline = _run_chain(job, BASELINE, "baseline", console)
     queue_points(study, points)
-    tracked = GuardedSearch(tracker.search(job.folder.absolute()))
+    tracked = GuardedSearch.of(tracker, job.folder.absolute())
     return Search(job, plan, _judged_against(baseline, runner), study, baseline, tracker, tracked, console)
 
 

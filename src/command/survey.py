@@ -41,10 +41,12 @@ class Survey(Callback):
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from omegaconf import OmegaConf
 
+        from src.command.syncing import close_earlier
         from src.tracking.surveys import forget_parent
 
         Survey.folder = Path(config.hydra.sweep.dir).absolute()
         Survey.tracking = OmegaConf.to_container(config.tracking, resolve=True)  # type: ignore[assignment]
+        close_earlier(Survey.folder)
         forget_parent(Survey.folder)  # left by an earlier survey in the same folder
         swept = dict(config.hydra.sweeper.get("params") or {})
         texts = [f"{key}={value}" for key, value in swept.items()]
@@ -113,8 +115,9 @@ def _experiment(job: Job) -> int:
     refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
     with only_ours(job.folder / "run.log", verbose=resolved["verbose"]) as terminal:
         from src.command.execution import execute
+        from src.command.syncing import kept_in
         from src.display.tables import refusals
-        from src.display.terminal import Console, shown
+        from src.display.terminal import Console
         from src.experiment.results import write_survey
 
         console = Console(terminal, _prefix(job))
@@ -130,7 +133,7 @@ def _experiment(job: Job) -> int:
         )
         results = done.results
         if results.tracking_error is not None:
-            console.line(f"{results.tracking_error}. The results are complete in {shown(job.folder)}.")
+            console.line(f"{results.tracking_error}. {kept_in(job.folder)}")
         if job.survey is not None:
             write_survey(job.survey)
         else:
@@ -167,16 +170,18 @@ def _conclude(folder: Path) -> int:
 
 def _finish_tracking(folder: Path, status: str) -> str | None:
     """Close the survey's run in the tracking store; return what went wrong there."""
+    from src.command.syncing import kept_in
     from src.contracts import TrackingError
-    from src.display.terminal import only_ours, shown
+    from src.display.terminal import only_ours
     from src.experiment.results import write_survey
+    from src.tracking.guard import finish_survey
 
     write_survey(folder)
     try:
         with only_ours(folder / "survey.log", verbose=False):
-            _tracker().finish_survey(folder, status)
+            finish_survey(_tracker(), folder, status)
     except TrackingError as error:
-        return f"{error}. The results are complete in {shown(folder)}."
+        return f"{error}. {kept_in(folder)}"
     return None
 
 

@@ -13,7 +13,14 @@ from src.contracts.deploy import (
     Session,
     Target,
 )
-from src.contracts.errors import InputError, NoEffectError, NotExportableError, TrackingError, first_line
+from src.contracts.errors import (
+    InputError,
+    LeftOpenError,
+    NoEffectError,
+    NotExportableError,
+    TrackingError,
+    first_line,
+)
 from src.contracts.methods import (
     NNCF_HOOKS,
     Compressed,
@@ -27,6 +34,7 @@ from src.contracts.methods import (
 )
 from src.contracts.results import BY_NAME, COLUMNS, LEAST_AGREEMENT, Column, Entry, Limit, Refused, Row
 from src.contracts.tracking import (
+    DataDescription,
     DeviceRow,
     Registration,
     RunDescription,
@@ -55,6 +63,7 @@ __all__ = [
     "Compressed",
     "Console",
     "Context",
+    "DataDescription",
     "DataSource",
     "DataSplits",
     "DeviceRow",
@@ -67,6 +76,7 @@ __all__ = [
     "GraphTensor",
     "ImageSet",
     "InputError",
+    "LeftOpenError",
     "Limit",
     "Loss",
     "Lowered",

@@ -19,6 +19,10 @@ class TrackingError(Exception):
     """The tracking store refused or did not answer; the results stay on disk (exit 3)."""
 
 
+class LeftOpenError(TrackingError):
+    """The store has begun a run, and could neither complete nor close it."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has no message."""
     lines = str(error).strip().splitlines()

@@ -6,8 +6,10 @@ tracking. Whatever a store raises becomes a ``TrackingError``.
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,35 @@ from src.contracts.data import DataSplits
 from src.contracts.errors import InputError
 from src.contracts.results import Row
 from src.contracts.training import Epoch
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What is logged of a data set.
+
+    Attributes:
+        name: How people call it.
+        checksum: SHA-256 over every pixel and label.
+        image_shape: ``(channels, height, width)``.
+        classes: The label names, in label order.
+        mean, std: Per channel, of pixels scaled to [0, 1].
+        images: The number of images in each part.
+    """
+
+    name: str
+    checksum: str
+    image_shape: Sequence[int]
+    classes: Sequence[str]
+    mean: Sequence[float]
+    std: Sequence[float]
+    images: Mapping[str, int]
+
+    @classmethod
+    def of(cls, data: DataSplits) -> DataDescription:
+        """Describe a loaded data set."""
+        parts = {"train": data.train, "validation": data.validation, "test": data.test}
+        images = {part: len(each) for part, each in parts.items()}
+        return cls(data.name, data.checksum, data.image_shape, data.classes, data.mean, data.std, images)
 
 
 @dataclass(frozen=True)
@@ -29,17 +60,25 @@ class RunDescription:
         command: The command that makes the run again.
         folder: The run's folder.
         survey: The folder of the survey or search that the run is a member of; None for a single run.
+        git_commit: Commit of the source; None outside git.
+        versions: Versions of the libraries.
+        key: Identifies the run before a store has given it an identifier.
+        started: Seconds since 1970.
     """
 
     experiment: str
     variant: str
     model: str
     seed: int
-    data: DataSplits
+    data: DataDescription
     config: Mapping[str, Any]
     command: str
     folder: Path
     survey: Path | None
+    git_commit: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -107,13 +146,15 @@ class DeviceRow:
 
 
 class TrackedRun:
-    """An open run.
+    """An open run. Whatever is logged twice stands in the store once, so that what was cut off can be logged again.
 
     Attributes:
         run_id: Identifier of the run in the store; None if there is no store.
+        notes: Lines for a person: what was found or mended in the store.
     """
 
     run_id: str | None = None
+    notes: Sequence[str] = ()
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
         """Log one epoch of a stage's training."""
@@ -121,12 +162,12 @@ class TrackedRun:
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         """Log the result rows and the files of ``folder``, the run's folder, which holds the rows' artifacts."""
 
-    def finish(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
+    def finish(self, status: str, ended: float | None = None) -> None:
+        """Close the run as FINISHED, FAILED or KILLED; it ended then (seconds since 1970), or now."""
 
 
 class TrackedSearch:
-    """A search whose baseline's run is in the store."""
+    """A search or survey of which a member's run is in the store; what is logged twice stands there once."""
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
         """Log the trials that the store does not have yet."""
@@ -139,8 +180,8 @@ class TrackedSearch:
         """
         return []
 
-    def finish(self, status: str, figures: Mapping[str, float]) -> None:
-        """Log the search's figures and result files, and close it as FINISHED, FAILED or KILLED."""
+    def finish(self, status: str, figures: Mapping[str, float], ended: float | None = None) -> None:
+        """Log the figures and the result files, and close it as FINISHED, FAILED or KILLED; it ended then, or now."""
 
 
 class Tracker:
@@ -148,9 +189,11 @@ class Tracker:
 
     Attributes:
         uri: Address of the store; None if there is no store.
+        tags: More tags of each run.
     """
 
     uri: str | None = None
+    tags: Mapping[str, str] = {}
 
     @property
     def compare(self) -> str | None:
@@ -160,24 +203,15 @@ class Tracker:
     def start(self, run: RunDescription) -> TrackedRun:
         """Open a run. The first member of a survey or search also opens the parent run that its members share.
 
-        A member that is run again in the same folder resumes its earlier run.
+        A run of the same key, and a member that is run again in the same folder, resume the earlier run.
 
         Raises:
-            TrackingError: Nothing answers at the address.
+            TrackingError: The store does not answer.
         """
         return TrackedRun()
 
-    def finish_survey(self, survey: Path, status: str) -> None:
-        """Log ``survey.json`` of the survey's folder and close the parent run as FINISHED, FAILED or KILLED.
-
-        Does nothing if no member opened a run in this store.
-
-        Raises:
-            TrackingError: The store refuses.
-        """
-
     def search(self, folder: Path) -> TrackedSearch:
-        """Return the search in ``folder``; the store is first asked when something is logged."""
+        """Return the search or survey in ``folder``; the store is first asked when something is logged."""
         return TrackedSearch()
 
     def forget(self, folder: Path) -> None:

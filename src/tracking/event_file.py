@@ -7,9 +7,9 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
@@ -23,11 +23,13 @@ class EventFile:
 
     Args:
         path: Path of the file, which is created with the first event.
+        shared: Whether several processes may use it at the same time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = True) -> None:
         self.path = path.expanduser().absolute()
-        self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o666)
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        self._lock = FileLock(lock, mode=0o666) if shared else nullcontext()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -40,23 +42,23 @@ class EventFile:
             raise TrackingError(f"{self.path} cannot be used: {error.strerror or error}") from error
 
     def append(self, event: str, **fields: Any) -> None:
-        """Append an event, on a line of its own even if the last line was not completed."""
+        """Append an event; a last line that a killed process left incomplete is removed."""
         content = {"event": event, "time": time.time(), **fields}
         line = json.dumps(_plain(content), ensure_ascii=False, allow_nan=False).encode()
         with self.locked(), self.path.open("ab+") as file:
-            incomplete = False
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                incomplete = file.read(1) != b"\n"
-            file.write((b"\n" if incomplete else b"") + line + b"\n")
+            try:
+                _complete_last_line(file)
+            except ValueError:
+                raise TrackingError(f"{self.path} is no file of tracking events: see its last line") from None
+            file.write(line + b"\n")
 
-    def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return every event of a kind, the oldest first; lines that a killed process left incomplete are ignored.
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return every event of a kind, or every event, the oldest first; incomplete lines are ignored.
 
         Raises:
             TrackingError: The file holds something else than events.
         """
-        wanted = PREFIX + kind.encode() + b'"'
+        wanted = PREFIX if kind is None else PREFIX + kind.encode() + b'"'
         found = []
         with self.locked():
             lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
@@ -69,6 +71,30 @@ class EventFile:
                 except ValueError:  # cut off while it was written
                     continue
         return found
+
+
+def _complete_last_line(file: BinaryIO) -> None:
+    """End the last line if only its end is missing, and remove it if more is: a killed process left it so.
+
+    Raises:
+        ValueError: The last line is no part of an event.
+    """
+    if not file.seek(0, os.SEEK_END):
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read() == b"\n":
+        return
+    file.seek(0)
+    start = file.read().rfind(b"\n") + 1
+    file.seek(start)
+    line = file.read()
+    if line[: len(PREFIX)] != PREFIX[: len(line)]:
+        raise ValueError
+    try:
+        json.loads(line)
+        file.write(b"\n")
+    except ValueError:
+        file.truncate(start)
 
 
 def _plain(value: Any) -> Any:

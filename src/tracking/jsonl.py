@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from src.contracts import (
     DeviceRow,
@@ -40,11 +41,10 @@ from src.contracts import (
 )
 from src.tracking.aliases import Tags
 from src.tracking.event_file import EventFile
-from src.tracking.provenance import git_commit, versions
-from src.tracking.registry import Registry
-from src.tracking.surveys import Parent, forget_parent, read_parent, write_parent
+from src.tracking.registry import SAME_MODEL, Registry
+from src.tracking.surveys import FILES, forget_parent, open_parent, read_parent
 
-SURVEY_FILES = ("survey.json", "search.json", "results.json", "metrics.json", "front.png", "config.yaml")
+SAME_ROW = (*SAME_MODEL, "target")
 
 
 class JsonLines(Tracker):
@@ -67,14 +67,13 @@ class JsonLines(Tracker):
     def start(self, run: RunDescription) -> TrackedRun:
         with self.file.locked():
             parent = self._parent(run)
-            run_id = self._earlier_run(run, parent)
-            if run_id is not None:
-                self.file.append("run_resumed", run=run_id)
+            earlier = self._earlier_run(run, parent)
+            if earlier is not None:
+                self.file.append("run_resumed", run=earlier)
             else:
-                run_id = _new_id()
                 self.file.append(
                     "run_started",
-                    run=run_id,
+                    run=run.key,
                     parent=parent,
                     experiment=run.experiment,
                     variant=run.variant,
@@ -85,16 +84,11 @@ class JsonLines(Tracker):
                     command=run.command,
                     folder=str(run.folder),
                     survey=None if run.survey is None else str(run.survey),
-                    git_commit=git_commit(),
-                    versions=versions(),
+                    git_commit=run.git_commit,
+                    versions=run.versions,
                     tags=self.tags,
                 )
-        return JsonLinesRun(self.file, run_id)
-
-    def finish_survey(self, survey: Path, status: str) -> None:
-        parent = read_parent(survey, self.uri)
-        if parent is not None:
-            _finish_survey(self.file, parent.run_id, survey, status, {})
+        return JsonLinesRun(self.file, earlier or run.key, resumed=earlier is not None)
 
     def search(self, folder: Path) -> TrackedSearch:
         return JsonLinesSearch(self, folder)
@@ -126,27 +120,30 @@ class JsonLines(Tracker):
 
     def _parent(self, run: RunDescription) -> str | None:
         """The identifier of the survey, which its first member starts; None for a single run."""
-        if run.survey is None:
+        survey = run.survey
+        if survey is None:
             return None
-        parent = read_parent(run.survey, self.uri)
-        if parent is None:
-            parent = Parent(_new_id(), self.uri)
-            self.file.append(
-                "survey_started",
-                survey=parent.run_id,
-                folder=str(run.survey),
-                experiment=run.experiment,
-                git_commit=git_commit(),
-                tags=self.tags,
-            )
-            write_parent(run.survey, parent)
-        return parent.run_id
+
+        def opened(key: str) -> str:
+            if key not in {event["survey"] for event in self.file.events("survey_started")}:
+                self.file.append(
+                    "survey_started",
+                    survey=key,
+                    folder=str(survey),
+                    experiment=run.experiment,
+                    git_commit=run.git_commit,
+                    tags=self.tags,
+                )
+            return key
+
+        return open_parent(survey, self.uri, opened)
 
     def _earlier_run(self, run: RunDescription, parent: str | None) -> str | None:
-        """The member's run of the same folder, variant and parent, which resumes; None if there is none."""
-        wanted = (parent, str(run.folder), run.variant)
-        for event in self.file.events("run_started") if parent is not None else ():
-            if (event["parent"], event["folder"], event["variant"]) == wanted:
+        """The run of the same key, or the member's run of the same folder and variant; None if there is none."""
+        wanted = (parent, run.folder.name, run.variant)  # its name: a survey may have been moved
+        for event in self.file.events("run_started"):
+            member = (event["parent"], Path(event["folder"]).name, event["variant"])
+            if event["run"] == run.key or (parent is not None and member == wanted):
                 return str(event["run"])
         return None
 
@@ -157,22 +154,34 @@ class JsonLinesRun(TrackedRun):
     Args:
         file: The file.
         run_id: Identifier of the run.
+        resumed: Whether the file may have some of the run.
     """
 
-    def __init__(self, file: EventFile, run_id: str) -> None:
+    def __init__(self, file: EventFile, run_id: str, *, resumed: bool) -> None:
         self.run_id: str = run_id
         self.file = file
+        self._logged = self._epochs() if resumed else set[tuple[Any, ...]]()
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
-        self.file.append("epoch", run=self.run_id, stage=stage, **asdict(epoch))
+        key = (stage, epoch.epoch, epoch.finished_at)
+        if key not in self._logged:
+            self.file.append("epoch", run=self.run_id, stage=stage, **asdict(epoch))
+            self._logged.add(key)
 
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         with self.file.locked():
+            own = [event["row"] for event in self.file.events("row") if event["run"] == self.run_id]
+            logged = {tuple(row[column] for column in SAME_ROW) for row in own}
             for row in rows:
-                self.file.append("row", run=self.run_id, file=str(folder / row.artifact), row=asdict(row))
+                if tuple(getattr(row, column) for column in SAME_ROW) not in logged:
+                    self.file.append("row", run=self.run_id, file=str(folder / row.artifact), row=asdict(row))
 
-    def finish(self, status: str) -> None:
-        self.file.append("run_finished", run=self.run_id, status=status)
+    def finish(self, status: str, ended: float | None = None) -> None:
+        self.file.append("run_finished", run=self.run_id, status=status, **({} if ended is None else {"time": ended}))
+
+    def _epochs(self) -> set[tuple[Any, ...]]:
+        events = (event for event in self.file.events("epoch") if event["run"] == self.run_id)
+        return {(event["stage"], event["epoch"], event["finished_at"]) for event in events}
 
 
 class JsonLinesSearch(TrackedSearch):
@@ -201,18 +210,25 @@ class JsonLinesSearch(TrackedSearch):
         with self.file.locked():
             return JsonLinesRegistry(self.uri, self.file).register(chosen, self.folder)
 
-    def finish(self, status: str, figures: Mapping[str, float]) -> None:
-        _finish_survey(self.file, self._opened(), self.folder, status, figures)
+    def finish(self, status: str, figures: Mapping[str, float], ended: float | None = None) -> None:
+        files = [str(self.folder / name) for name in FILES if (self.folder / name).exists()]
+        at = {} if ended is None else {"time": ended}
+        parent = self._parent()
+        self.file.append("survey_finished", survey=parent, status=status, figures=dict(figures), files=files, **at)
 
     def _opened(self) -> str:
         """The search's identifier; says once that the search resumed."""
         if self._survey is None:
-            parent = read_parent(self.folder, self.uri)
-            if parent is None:
-                raise TrackingError(f"{self.uri} has no search in {self.folder}")
-            self.file.append("survey_resumed", survey=parent.run_id, tags=self.tags)
-            self._survey = parent.run_id
+            parent = self._parent()
+            self.file.append("survey_resumed", survey=parent, tags=self.tags)
+            self._survey = parent
         return self._survey
+
+    def _parent(self) -> str:
+        parent = read_parent(self.folder, self.uri)
+        if parent is None:
+            raise TrackingError(f"{self.uri} has no search in {self.folder}")
+        return parent.run_id
 
 
 class JsonLinesRegistry(Registry):
@@ -239,9 +255,9 @@ class JsonLinesRegistry(Registry):
         self.file.append("alias_moved", name=name, alias=alias, version=version, before=self.holder(name, alias))
 
     def add(self, chosen: Registration, tags: Tags, card: str) -> str:
-        wanted = (chosen.row.variant, chosen.row.sha256, chosen.row.measured_at)
+        wanted = tuple(getattr(chosen.row, key) for key in SAME_MODEL)
         for event in self.file.events("row"):
-            if tuple(event["row"][key] for key in ("variant", "sha256", "measured_at")) == wanted:
+            if tuple(event["row"][key] for key in SAME_MODEL) == wanted:
                 version = str(len(self.versions(chosen.name)) + 1)
                 self.file.append(
                     "registration",
@@ -254,11 +270,6 @@ class JsonLinesRegistry(Registry):
                 )
                 return version
         raise TrackingError(f"the model registry at {self.uri} has no logged model of {chosen.row.artifact}")
-
-
-def _finish_survey(file: EventFile, survey: str, folder: Path, status: str, figures: Mapping[str, float]) -> None:
-    files = [str(folder / name) for name in SURVEY_FILES if (folder / name).exists()]
-    file.append("survey_finished", survey=survey, status=status, figures=dict(figures), files=files)
 
 
 def _new_id() -> str:

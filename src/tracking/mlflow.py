@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from src.contracts import DataSplits, DeviceRow, RunDescription, TrackedRun, TrackedSearch, Tracker
-from src.tracking.mlflow_store import PARENT_TAG, all_of, answering
-from src.tracking.provenance import git_commit, versions
-from src.tracking.surveys import Parent, forget_parent, read_parent, write_parent
+from src.contracts import (
+    DataDescription,
+    DeviceRow,
+    LeftOpenError,
+    RunDescription,
+    TrackedRun,
+    TrackedSearch,
+    Tracker,
+    TrackingError,
+    first_line,
+)
+from src.tracking.mlflow_moved import artifact_root
+from src.tracking.mlflow_store import (
+    KEY_TAG,
+    PARENT_TAG,
+    answering,
+    connect,
+    metric_key,
+    milliseconds,
+    one_at_a_time,
+    runs_with,
+)
+from src.tracking.surveys import forget_parent, open_parent
 
-SQLITE = "sqlite:///"
-LOCK = Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock"
+if TYPE_CHECKING:
+    from src.tracking.mlflow_run import MlflowRun
+
+ADDRESS = "MLFLOW_TRACKING_URI"  # the variable by which MLflow's users name their store; conf/tracking reads it
 LONGEST_PARAM = 6000  # MLflow refuses longer ones; the whole config is an artifact, too
 PARAMS_AT_ONCE = 100
 
@@ -42,47 +63,54 @@ class MlflowTracker(Tracker):
         return f"{program} ui --backend-store-uri {self.uri}"
 
     def start(self, run: RunDescription) -> TrackedRun:
-        from filelock import FileLock
-        from mlflow import MlflowClient
-        from mlflow.entities import DatasetInput, InputTag
-
         from src.tracking.mlflow_run import MlflowRun
 
         # One process at a time: two that create the same store, or log the same data set, crash each other.
-        with answering(self.uri), FileLock(LOCK, mode=0o666):
-            client = MlflowClient(tracking_uri=self.uri)
+        with answering(self.uri), one_at_a_time():
+            client, notes = connect(self.uri)
             experiment = self._experiment(client, run.experiment)
-            parent = self._parent(client, experiment, run.survey)
-            dataset = _dataset(run.data)
-            run_id = _earlier_run(client, experiment, run, parent)
-            found = run_id is not None
-            if run_id is None:
+            parent = self._parent(client, experiment, run)
+            found = _earlier_run(client, experiment, run, parent)
+            if found is None:
                 name = f"{run.variant} {run.model} seed {run.seed}"
-                run_id = str(client.create_run(experiment, tags=self._tags(run, parent), run_name=name).info.run_id)
-            opened = MlflowRun(client, self.uri, experiment, run_id, run)
-            try:
-                if not found:
-                    _log_params(client, run_id, run.config)
-                    used = DatasetInput(dataset, [InputTag("mlflow.data.context", "train, test")])
-                    client.log_inputs(run_id, [used])
-                if self.system_metrics:
-                    opened.monitor()
-            except BaseException:
-                with contextlib.suppress(Exception):  # the first error is the one to report
-                    opened.finish("FAILED")
-                raise
+                tags, started = self._tags(run, parent), milliseconds(run.started)
+                found = client.create_run(experiment, start_time=started, tags=tags, run_name=name)
+            elif found.info.status != "RUNNING":
+                client.update_run(found.info.run_id, status="RUNNING")
+            opened = MlflowRun(client, self.uri, experiment, str(found.info.run_id), run, [*self._address(), *notes])
+            self._complete(client, opened, found, run)
         return opened
 
-    def finish_survey(self, survey: Path, status: str) -> None:
-        parent = read_parent(survey, self.uri)
-        if parent is None:
-            return
-        from mlflow import MlflowClient
+    def _complete(self, client: Any, opened: MlflowRun, found: Any, run: RunDescription) -> None:
+        """Log what a run does not have yet of its settings and its data set.
 
-        with answering(self.uri):
-            client = MlflowClient(tracking_uri=self.uri)
-            client.log_artifact(parent.run_id, str(survey / "survey.json"))
-            client.set_terminated(parent.run_id, status)
+        Raises:
+            LeftOpenError: That fails, and the run cannot be closed either.
+        """
+        from mlflow.entities import DatasetInput, InputTag
+
+        try:
+            _log_params(client, opened.run_id, run.config, found.data.params)
+            if found.inputs is None or not found.inputs.dataset_inputs:
+                used = DatasetInput(_dataset(run.data), [InputTag("mlflow.data.context", "train, test")])
+                client.log_inputs(opened.run_id, [used])
+            if self.system_metrics:
+                opened.monitor()
+        except BaseException as error:
+            try:
+                opened.finish("FAILED")
+            except TrackingError:  # the first error is the one to report
+                raise LeftOpenError(f"MLflow at {self.uri} failed: {first_line(error)[:300]}") from error
+            raise
+
+    def _address(self) -> list[str]:
+        """Which address counts, if the environment names one."""
+        given = os.environ.get(ADDRESS)
+        if not given:
+            return []
+        if given == self.uri:
+            return [f"Tracked at {self.uri}, as {ADDRESS} says."]
+        return [f"Tracked at tracking.uri={self.uri}; {ADDRESS}={given} does not count."]
 
     def search(self, folder: Path) -> TrackedSearch:
         from src.tracking.mlflow_search import MlflowSearch
@@ -107,28 +135,33 @@ class MlflowTracker(Tracker):
         found = client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        location = None
-        if self.uri.startswith(SQLITE):
-            location = (Path(self.uri.removeprefix(SQLITE)).resolve().parent / "mlartifacts" / name).as_uri()
+        root = artifact_root(self.uri)
+        location = f"{root}{quote(name)}" if root is not None else None
         # This kind shows MLflow's pages for model training, not those for language models.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
-    def _parent(self, client: Any, experiment: str, survey: Path | None) -> str | None:
+    def _parent(self, client: Any, experiment: str, run: RunDescription) -> str | None:
         """Find the survey's run, or create it for its first member; None for a single run."""
+        survey = run.survey
         if survey is None:
             return None
-        parent = read_parent(survey, self.uri)
-        if parent is None:
+
+        def opened(key: str) -> str:
             tags = {
                 "folder": str(survey),
-                "mlflow.source.git.commit": git_commit() or "",
+                "mlflow.source.git.commit": run.git_commit or "",
                 "mlflow.source.type": "LOCAL",
+                KEY_TAG: key,
             }
-            created = client.create_run(experiment, tags=tags, run_name=f"{survey.parent.name} {survey.name}")
-            parent = Parent(str(created.info.run_id), self.uri)
-            write_parent(survey, parent)
-        return parent.run_id
+            found = runs_with(client, experiment, {KEY_TAG: key})
+            if not found:
+                name = f"{survey.parent.name} {survey.name}"
+                started = milliseconds(run.started)
+                found = [client.create_run(experiment, start_time=started, tags=tags, run_name=name)]
+            return str(found[0].info.run_id)
+
+        return open_parent(survey, self.uri, opened)
 
     def _tags(self, run: RunDescription, parent: str | None) -> dict[str, str]:
         return {
@@ -137,28 +170,31 @@ class MlflowTracker(Tracker):
             "data": run.data.name,
             "mlflow.source.name": run.command,
             "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": git_commit() or "",
+            "mlflow.source.git.commit": run.git_commit or "",
             "folder": str(run.folder),
-            **{f"version.{name}": version for name, version in versions().items()},
+            KEY_TAG: run.key,
+            **{f"version.{name}": version for name, version in run.versions.items()},
             **self.tags,
             **({PARENT_TAG: parent} if parent is not None else {}),
         }
 
 
-def _earlier_run(client: Any, experiment: str, run: RunDescription, parent: str | None) -> str | None:
-    """The member's run of the same folder, variant and parent, which resumes; None if there is none."""
-    if parent is None:
-        return None
-    wanted = all_of("tags", {PARENT_TAG: parent, "folder": run.folder, "variant": run.variant})
-    found = client.search_runs([experiment], wanted, max_results=1)
-    return str(found[0].info.run_id) if found else None
+def _earlier_run(client: Any, experiment: str, run: RunDescription, parent: str | None) -> Any:
+    """The run of the same key, or the member's run of the same folder and variant, to resume; None if there is none."""
+    found = runs_with(client, experiment, {KEY_TAG: run.key})
+    if not found and parent is not None:
+        members = runs_with(client, experiment, {PARENT_TAG: parent, "variant": run.variant})
+        # By its name: a survey may have been moved.
+        found = [each for each in members if Path(each.data.tags.get("folder", "")).name == run.folder.name]
+    return found[0] if found else None
 
 
-def _log_params(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
-    """Log each setting of the config as a parameter."""
+def _log_params(client: Any, run_id: str, config: Mapping[str, Any], logged: Mapping[str, str]) -> None:
+    """Log each setting of the config as a parameter, but those that are logged."""
     from mlflow.entities import Param
 
-    params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in _settings(config)]
+    settings = {metric_key(key): str(value)[:LONGEST_PARAM] for key, value in _settings(config)}
+    params = [Param(key, value) for key, value in settings.items() if key not in logged]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
 
@@ -172,16 +208,15 @@ def _settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{key}", value
 
 
-def _dataset(data: DataSplits) -> Any:
+def _dataset(data: DataDescription) -> Any:
     """The data set as MLflow names it, with its checksum as digest."""
     from mlflow.entities import Dataset
 
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
     return Dataset(
         name=data.name,
         digest=data.checksum[:32],
         source_type="local",
         source=json.dumps({"uri": data.name, "sha256": data.checksum}),
         schema=json.dumps({"image": ["uint8", list(data.image_shape)], "classes": list(data.classes)}),
-        profile=json.dumps({part: len(images) for part, images in parts.items()}),
+        profile=json.dumps(dict(data.images)),
     )

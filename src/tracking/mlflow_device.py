@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from src.contracts import DeviceRow
-from src.tracking.mlflow_store import PARENT_TAG, all_of, answering, now
+from src.tracking.mlflow_store import PARENT_TAG, answering, connect, metric_key, milliseconds, one_at_a_time, runs_with
 
 
 def log_device_rows(uri: str, digest: str, rows: Sequence[DeviceRow], file: Path) -> tuple[int, int]:
@@ -15,17 +16,17 @@ def log_device_rows(uri: str, digest: str, rows: Sequence[DeviceRow], file: Path
 
     See ``Tracker.device_rows``. No run is left unfinished.
     """
-    from mlflow import MlflowClient
-
     made = 0
-    with answering(uri):
-        client = MlflowClient(tracking_uri=uri)
+    with answering(uri), one_at_a_time():
+        client, _ = connect(uri)
         hosts = {row.host_run: client.get_run(row.host_run) for row in rows}  # fails before anything is written
         for row in rows:
             identifying = {"device_results": digest, "device_model": row.name}
-            finished = f"{all_of('tags', identifying)} and attributes.status = 'FINISHED'"
-            experiment = hosts[row.host_run].info.experiment_id
-            if not client.search_runs([experiment], finished, max_results=1):
+            found = runs_with(client, hosts[row.host_run].info.experiment_id, identifying)
+            for half in found:
+                if half.info.status != "FINISHED":  # left by a command that was killed
+                    client.delete_run(half.info.run_id)
+            if not any(run.info.status == "FINISHED" for run in found):
                 _log(client, hosts[row.host_run], row, identifying, file)
                 made += 1
     return made, len(rows) - made
@@ -39,8 +40,9 @@ def _log(client: Any, host: Any, row: DeviceRow, identifying: dict[str, str], fi
     label = f"{row.tags['variant']} {row.tags['target']} on {row.tags['board']}"
     run = client.create_run(host.info.experiment_id, tags=tags, run_name=label).info.run_id
     try:
-        params = [Param(key, value) for key, value in row.tags.items()]
-        metrics = [Metric(key, value, now(), 0) for key, value in row.metrics.items()]
+        params = [Param(metric_key(key), value) for key, value in row.tags.items()]
+        now = milliseconds(time.time())
+        metrics = [Metric(metric_key(key), value, now, 0) for key, value in row.metrics.items()]
         client.log_batch(run, params=params, metrics=metrics)
         client.log_artifact(run, str(file))
         client.set_terminated(run, "FINISHED")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from src.contracts import Registration, TrackingError
 from src.tracking.aliases import Tags
-from src.tracking.mlflow_run import logged_model
-from src.tracking.mlflow_store import answering
+from src.tracking.mlflow_models import complete_model, ready
+from src.tracking.mlflow_store import PLAIN, answering, connect
 from src.tracking.registry import Registry
 
+MODEL = re.compile(r"\bm-[0-9a-f]{32}\b")  # identifier of a logged model, in the address of its files
 NO_ALIAS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # a database's answer, and a server's
 
 
@@ -19,13 +21,18 @@ class MlflowRegistry(Registry):
 
     @property
     def _client(self) -> Any:
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=self.uri)
+        return connect(self.uri)[0]
 
     def versions(self, name: str) -> Mapping[str, Tags]:
         with answering(self.uri):
-            return {str(each.version): each.tags for each in self._client.search_model_versions(f"name = '{name}'")}
+            found = self._client.search_model_versions(_named(name))
+            return {str(each.version): each.tags for each in found if each.name == name}
+
+    def complete(self, name: str, version: str) -> bool:
+        with answering(self.uri):
+            client = self._client
+            model = MODEL.search(client.get_model_version(name, version).source or "")
+            return model is None or ready(client, model.group())  # a file from elsewhere is no logged model
 
     def holder(self, name: str, alias: str) -> str | None:
         from mlflow.exceptions import MlflowException
@@ -45,10 +52,10 @@ class MlflowRegistry(Registry):
     def add(self, chosen: Registration, tags: Tags, card: str) -> str:
         with answering(self.uri):
             client = self._client
-            if not client.search_registered_models(filter_string=f"name = '{chosen.name}'"):
+            if chosen.name not in {each.name for each in client.search_registered_models(_named(chosen.name))}:
                 client.create_registered_model(chosen.name)
             experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-            model = logged_model(client, experiments, chosen.row)
+            model = complete_model(client, experiments, chosen.row)
             if model is None:
                 raise TrackingError(f"the model registry at {self.uri} has no logged model of {chosen.row.artifact}")
             version = client.create_model_version(
@@ -60,3 +67,8 @@ class MlflowRegistry(Registry):
                 model_id=model.model_id,
             )
             return str(version.version)
+
+
+def _named(name: str) -> str | None:
+    """A filter for the registered model ``name``; None if a filter could misread it."""
+    return f"name = '{name}'" if PLAIN.fullmatch(name) else None

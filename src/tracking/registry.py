@@ -11,6 +11,7 @@ from src.contracts import BY_NAME, InputError, Registration, Row
 from src.files.writing import write_text
 from src.tracking.aliases import RULES, Tags, objection
 
+SAME_MODEL = ("variant", "sha256", "measured_at")  # the same file and measurement
 CARD = "model_card.md"
 CARD_COLUMNS = ("accuracy", "accuracy_validation", "size_bytes", "size_gzip_bytes", "latency_ms_p50")
 FROM_ROW = ("sha256", "measured_at", "identity", "machine", "target", "runtime")
@@ -30,6 +31,10 @@ class Registry(ABC):
     @abstractmethod
     def versions(self, name: str) -> Mapping[str, Tags]:
         """Return the tags of each version of a registered model; empty if there is no such model."""
+
+    def complete(self, name: str, version: str) -> bool:
+        """Whether the model of a version is logged completely."""
+        return True
 
     @abstractmethod
     def holder(self, name: str, alias: str) -> str | None:
@@ -70,8 +75,6 @@ class Registry(ABC):
 
     def promote(self, name: str, version: str, alias: str) -> tuple[bool, str]:
         """Move ``alias`` to ``version`` if that version is better by the alias's rule; see ``Tracker.promote``."""
-        if "'" in name:
-            raise InputError(f"no model can be called {name}")
         if alias not in RULES:
             raise InputError(f"there is no alias {alias}; there are {', '.join(RULES)}")
         versions = self.versions(name)
@@ -86,6 +89,8 @@ class Registry(ABC):
             return True, f"{alias} stands at version {version} already"
         if new.get("within_budget") != "true":
             return False, f"version {version} misses the budget that it was made for ({new.get('budget')})"
+        if not self.complete(name, version):
+            return False, f"version {version} was not logged completely; python -m src.sync does it, or search again"
         reason = None if holder is None else objection(alias, new, versions[holder])
         if reason is not None:
             return False, f"{alias} stays at version {holder}: {reason}; the rule is {RULES[alias].text}"

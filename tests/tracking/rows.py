@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from src.contracts import DataSplits, Row, RunDescription
+from src.contracts import DataDescription, DataSplits, Row, RunDescription
+from src.tracking.provenance import versions
 
 
 def row(folder: Path, variant: str, **columns: Any) -> Row:
@@ -73,9 +74,10 @@ def described(
         variant=variant,
         model="small_cnn",
         seed=0,
-        data=splits,
+        data=DataDescription.of(splits),
         config={"seed": 0, "method": {"sparsity": 0.8, "ignored": []}},
         command="python -m src.run method=prune_magnitude",
         folder=folder,
         survey=survey,
+        versions=versions(),
     )

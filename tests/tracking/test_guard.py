@@ -36,7 +36,7 @@ class DyingRun(TrackedRun):
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         self.call("rows")
 
-    def finish(self, status: str) -> None:
+    def finish(self, status: str, ended: float | None = None) -> None:
         self.call(status)
 
     def call(self, name: str) -> None:
@@ -58,7 +58,7 @@ class DyingSearch(TrackedSearch):
         self.call("register")
         return ["registered"]
 
-    def finish(self, status: str, figures: Mapping[str, float]) -> None:
+    def finish(self, status: str, figures: Mapping[str, float], ended: float | None = None) -> None:
         self.call(status)
 
     def call(self, name: str) -> None:
@@ -112,7 +112,7 @@ def test_a_search_goes_on_without_its_store(tmp_path: Path) -> None:
     chosen = Registration("m", row(tmp_path, "prune"), [], "size_bytes", {}, "command", None, {})
     assert search.register(chosen) == []
     search.finish("FINISHED", {})
-    assert inner.seen == ["trials", "FINISHED"]
+    assert inner.seen == ["trials", "FAILED"]  # what lacks something is not FINISHED
     assert search.failure == "trials is call 1"
 
 

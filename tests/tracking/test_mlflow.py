@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
 from src.contracts import DataSplits, Epoch, TrackingError, TrialRecord
+from src.tracking.guard import finish_survey
 from src.tracking.mlflow import MlflowTracker
 from tests.conftest import MakeStore
 from tests.tracking.rows import described, row
@@ -41,7 +42,7 @@ def test_a_survey_is_a_parent_with_children_models_and_inputs(
     noted = client.get_run((survey / ".mlflow_parent").read_text().splitlines()[0])
     assert noted.info.status == "RUNNING"  # until the survey is over, even if all members are finished
     (survey / "survey.json").write_text("{}")
-    tracker(uri).finish_survey(survey, "FINISHED")
+    finish_survey(tracker(uri), survey, "FINISHED")
     assert [file.path for file in client.list_artifacts(noted.info.run_id)] == ["survey.json"]
     runs = {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
     parent = runs[f"{survey.parent.name} {survey.name}"]
