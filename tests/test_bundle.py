@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for at, method in enumerate(("baseline", "cluster")):
         target = "target=[onnxruntime,openvino]" if method == "baseline" else "target=onnxruntime"
         experiment(survey / f"{at}_{method}", store, f"method={method}", target, survey=survey)
-    write_survey(survey)
+    write_survey(survey, ["0_baseline", "1_cluster"])
     experiment(store / "other", store, "method=baseline", "seed=1", "tracking=off")
     return store
 

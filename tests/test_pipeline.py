@@ -17,11 +17,12 @@ from dvc.exceptions import ReproductionError
 from dvc.repo import Repo
 from omegaconf import OmegaConf
 
-from src.command import dvc
+from src.command import dvc, dvc_runs
 from src.command.composition import build_plan, composed
 from src.command.dvc_runs import run, search_overrides
 from src.command.exits import CONF, DONE
 from tests.commands import Commands
+from tests.listing import listing
 from tests.plans import TINY
 
 PROJECT = Path(__file__).parent.parent
@@ -268,6 +269,18 @@ def test_stages_that_were_pulled_are_found_again_if_the_store_is_empty(commands:
     assert "cluster compressed" in said.out
     shutil.rmtree("artifacts")
     assert "cluster found again" in commands.call("pipeline", "compress", "cluster").out
+
+
+def test_a_stage_beside_the_same_stage_at_work_is_refused_and_touches_nothing(commands: Commands, there: Path) -> None:
+    with dvc_runs.owning_stage(dvc.RUNS / "cluster"):
+        before = listing(there)
+        said = commands.call("pipeline", "compress", "cluster")
+        assert said.code == 2
+        assert said.err == "pipeline/runs/cluster belongs to another command that is still at work\n"
+        assert listing(there) == before
+        shutil.rmtree("pipeline/runs/cluster")  # as DVC does before it runs the stage
+        assert commands.call("pipeline", "compress", "cluster").code == 2
+    assert commands.call("pipeline", "compress", "cluster").code == 0
 
 
 def test_dvc_reads_a_stage_for_each_method_and_each_depends_on_its_own_composed_file(tmp_path: Path) -> None:

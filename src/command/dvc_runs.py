@@ -6,15 +6,26 @@ import hashlib
 import os
 import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src import methods
-from src.command.dvc import BASELINE, KEPT_RECORD, KEPT_WEIGHTS, RUNS, SEARCH, Choices, Composed, composed_file
+from src.command.dvc import (
+    BASELINE,
+    KEPT_RECORD,
+    KEPT_WEIGHTS,
+    PIPELINE,
+    RUNS,
+    SEARCH,
+    Choices,
+    Composed,
+    composed_file,
+)
 from src.command.exits import DONE
+from src.files.owner import owning
+from src.study.workers import started
 
 if TYPE_CHECKING:
     from src.command.execution import Executed
@@ -32,8 +43,7 @@ def run(variant: str) -> int:
     composed = Composed.read(variant)
     config = composed.config
     folder = (RUNS / variant).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_ours(folder / "run.log", verbose=config["verbose"]) as terminal:
+    with owning_stage(RUNS / variant), only_ours(folder / "run.log", verbose=config["verbose"]) as terminal:
         from src.command.execution import execute
         from src.command.syncing import kept_in
         from src.stages.store import StageStore
@@ -61,11 +71,22 @@ def run(variant: str) -> int:
 
 def search() -> int:
     """Search as ``python -m src.search`` does, in a folder of the pipeline's; return its exit code."""
-    SEARCH.mkdir(parents=True, exist_ok=True)
-    if Choices.read().search is None:
-        return DONE
-    environment = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}  # set by this command
-    return subprocess.run([sys.executable, "-m", "src.search", *search_overrides()], env=environment).returncode
+    with owning_stage(SEARCH):
+        if Choices.read().search is None:
+            return DONE
+        environment = {k: value for k, value in os.environ.items() if k != "HYDRA_FULL_ERROR"}  # set by this command
+        with started(["-m", "src.search", *search_overrides()], environment) as process:
+            return process.wait()
+
+
+@contextmanager
+def owning_stage(folder: Path) -> Iterator[None]:
+    """Make and own the folder of a stage, by a lock beside it: DVC removes the folder before the stage runs."""
+    lock = PIPELINE.absolute() / f".{folder.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with owning(folder, lock):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
 
 
 def search_overrides() -> list[str]:

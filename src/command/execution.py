@@ -10,12 +10,13 @@ from typing import Any
 from src.command.composition import build, build_plan, build_tracker
 from src.command.exits import BUDGET_MISSED, DONE, TRACKING_FAILED
 from src.command.syncing import close_earlier, send_earlier
-from src.contracts import Console, DataDescription, RunDescription, Tracker
+from src.contracts import Console, DataDescription, Row, RunDescription, Tracker
 from src.experiment.budget import Budget
 from src.experiment.making import prepare
 from src.experiment.plan import Plan
 from src.experiment.results import Results
 from src.experiment.runner import Experiment
+from src.metrics.size import parts_of
 from src.stages.store import StageStore
 from src.tracking.guard import GuardedRun
 from src.tracking.provenance import git_commit, source_digest, versions
@@ -89,6 +90,7 @@ def execute(
             not_exportable=refused,
             budget_missed=budget.misses(rows, refused),
             tracking_run=tracked.run_id,
+            files=_files(plan, rows, folder),
         )
         tracked.measured(rows)
         results.write(folder)
@@ -114,6 +116,12 @@ def _start(
     for line in [*tracked.notes, *send_earlier(store.root, tracker.uri, described.survey or described.folder)]:
         console.line(line)
     return tracked
+
+
+def _files(plan: Plan, rows: Sequence[Row], folder: Path) -> list[str]:
+    """Names of all parts of the exported files in a run's folder."""
+    files = [(plan.targets[row.target].value, folder / row.artifact) for row in rows]
+    return [part.name for target, file in files for part in parts_of(target, file)]
 
 
 def origin(

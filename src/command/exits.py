@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from src.command.parents import end_with_starter
 from src.contracts import InputError, TrackingError, first_line
 
 CONF = Path(__file__).parent.parent.parent / "conf"
@@ -30,6 +31,7 @@ def run_command(task: Callable[[], int | None]) -> int:
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints by itself and exits with 1
     signal.signal(signal.SIGTERM, _interrupt)  # by itself Lightning waits for an epoch's end
+    end_with_starter()
     try:
         return task() or DONE
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.command.exits import CONF
+from src.command.exits import CONF, WRONG_INPUT, explain
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,16 +79,20 @@ def each_job(config_name: str, task: Callable[[Job], object]) -> None:
 
     Args:
         config_name: The file of ``conf/`` that jobs are composed from.
-        task: Called with each job, perhaps in another process (a launcher's).
+        task: Called with each job, perhaps in another process (a launcher's), which ends with the one that started it.
     """
     import hydra
 
     from src.command.composition import register_resolvers
+    from src.command.parents import end_with_parent
 
     register_resolvers()
+    command = os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def job(config: DictConfig) -> None:
+        if os.getpid() != command:
+            end_with_parent()
         task(Job.current(config))
 
     job()
@@ -104,6 +109,8 @@ def run_jobs(config_name: str, task: Callable[[Job], int | None]) -> tuple[list[
     Returns:
         The exit codes and the errors.
     """
+    from src.command.folders import discard_if_empty
+
     codes: list[int] = []
     errors: list[Exception] = []
 
@@ -111,6 +118,8 @@ def run_jobs(config_name: str, task: Callable[[Job], int | None]) -> tuple[list[
         try:
             codes.append(task(job) or 0)
         except Exception as error:
+            if job.survey is None and explain(error)[1] == WRONG_INPUT:
+                discard_if_empty()
             errors.append(error)
 
     each_job(config_name, kept)
@@ -119,7 +128,10 @@ def run_jobs(config_name: str, task: Callable[[Job], int | None]) -> tuple[list[
 
 def run_job(config_name: str, task: Callable[[Job], int | None]) -> int:
     """``run_jobs`` for a command that is one job: its error is raised, its exit code returned."""
-    codes, errors = run_jobs(config_name, task)
+    from src.command.folders import owned_folders
+
+    with owned_folders():
+        codes, errors = run_jobs(config_name, task)
     if errors:
         raise errors[0]
     return max(codes, default=0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.command.exits import WRONG_INPUT, explain
+from src.command.folders import owned_folders
 from src.command.help import described
 from src.command.jobs import Job, each_job, run_job
 from src.contracts import InputError
@@ -108,24 +108,18 @@ def run_search() -> int:
         names = ", ".join(name for name, _ in described("search"))
         raise InputError(f"Which search? +search=NAME; there are: {names}")
     if any(given.startswith("worker=") for given in sys.argv[1:]):
-        each_job("search", _work)  # an error of a worker leaves Hydra, so that the search hears of it
+        with owned_folders():
+            each_job("search", _work)  # an error of a worker leaves Hydra, so that the search hears of it
         return 0
     return run_job("search", _search)
 
 
 def _search(job: Job) -> int:
-    from src.experiment.results import discard
+    search_job = SearchJob.of(job)
+    with only_ours(job.folder / "run.log", verbose=job.resolved["verbose"]) as terminal:
+        from src.command.searching import search
 
-    try:
-        search_job = SearchJob.of(job)
-        with only_ours(job.folder / "run.log", verbose=job.resolved["verbose"]) as terminal:
-            from src.command.searching import search
-
-            return search(search_job, terminal)
-    except Exception as error:
-        if explain(error)[1] == WRONG_INPUT:
-            discard(job.folder)
-        raise
+        return search(search_job, terminal)
 
 
 def _work(job: Job) -> None:

@@ -7,20 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
 from src.command.exits import BUDGET_MISSED, DONE, FAILED, TRACKING_FAILED, WRONG_INPUT, explain
+from src.command.folders import owned_folders
 from src.command.jobs import Job, run_jobs
+from src.contracts import InputError
+from src.files.owner import owning
 from src.training.recipe import WORKERS, usable_cores
 
 if TYPE_CHECKING:
     from src.contracts import Entry, Tracker
 
-# Handed on by the environment, so that members in other processes have them too.
-MEMBERS, STARTED = "DNNC_SURVEY_MEMBERS", "DNNC_SURVEY_STARTED"
+MEMBERS = "DNNC_SURVEY_MEMBERS"  # handed on by the environment, so that members in other processes have it too
 
 
 class Survey(Callback):
@@ -34,7 +37,6 @@ class Survey(Callback):
         """Forget an earlier survey of this process."""
         cls.folder, cls.tracking = None, None
         os.environ.pop(MEMBERS, None)
-        os.environ.pop(STARTED, None)
         os.environ.pop(WORKERS, None)
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
@@ -42,11 +44,13 @@ class Survey(Callback):
         from omegaconf import OmegaConf
 
         from src.command.syncing import close_earlier
+        from src.experiment.results import begin_survey
         from src.tracking.surveys import forget_parent
 
         Survey.folder = Path(config.hydra.sweep.dir).absolute()
         Survey.tracking = OmegaConf.to_container(config.tracking, resolve=True)  # type: ignore[assignment]
         close_earlier(Survey.folder)
+        begin_survey(Survey.folder)
         forget_parent(Survey.folder)  # left by an earlier survey in the same folder
         swept = dict(config.hydra.sweeper.get("params") or {})
         texts = [f"{key}={value}" for key, value in swept.items()]
@@ -55,7 +59,6 @@ class Survey(Callback):
         overrides |= {o.key_or_group: o for o in given}
         counts = [len(list(o.sweep_string_iterator())) for o in overrides.values() if o.is_sweep_override()]
         os.environ[MEMBERS] = str(math.prod(counts))
-        os.environ[STARTED] = str(time.time())
         os.environ[WORKERS] = str(_members_at_once(config.hydra.launcher, usable_cores()))
 
 
@@ -75,6 +78,11 @@ def _members_at_once(launcher: Any, cores: int) -> int:
 def run_experiments() -> int:
     """Run the experiment, or the survey, that the command line describes; return the exit code."""
     Survey.reset()
+    with owned_folders():
+        return _run_jobs()
+
+
+def _run_jobs() -> int:
     try:
         codes, errors = run_jobs("config", _member)
     except KeyboardInterrupt:
@@ -89,21 +97,33 @@ def run_experiments() -> int:
 
 
 def _member(job: Job) -> int:
-    """Run one experiment in its folder; in a survey, write a failure down there before it is raised."""
-    try:
+    """Run one experiment in its folder, which a survey's member owns itself."""
+    if job.survey is None:
         return _experiment(job)
-    except Exception as error:
-        from src.experiment.results import discard, write_failure, write_survey
+    with ExitStack() as held:
+        try:
+            held.enter_context(owning(job.folder))
+        except InputError as error:
+            print(f"{_prefix(job)}failed: {error}", file=sys.stderr)
+            raise
+        return _survey_member(job, job.survey)
 
+
+def _survey_member(job: Job, survey: Path) -> int:
+    """Run a survey's member, and write a failure down in its folder before it is raised."""
+    from src.experiment.results import write_failure, write_survey
+
+    try:
+        code = _experiment(job)
+    except Exception as error:
         line, code = explain(error)
-        if job.survey is None and code == WRONG_INPUT:
-            discard(job.folder)
-        if job.survey is not None:
-            kind = "input" if code == WRONG_INPUT else "error"
-            write_failure(job.folder, overrides=job.overrides, reason=line, kind=kind)
-            write_survey(job.survey)
-            print(f"{_prefix(job)}failed: {line}", file=sys.stderr)
+        kind = "input" if code == WRONG_INPUT else "error"
+        write_failure(job.folder, overrides=job.overrides, reason=line, kind=kind)
+        write_survey(survey, [job.folder.name])
+        print(f"{_prefix(job)}failed: {line}", file=sys.stderr)
         raise
+    write_survey(survey, [job.folder.name])
+    return code
 
 
 def _experiment(job: Job) -> int:
@@ -111,15 +131,17 @@ def _experiment(job: Job) -> int:
     from src.display.terminal import only_ours
 
     resolved = job.resolved
-    job.write_config()
-    refresh_before = float(os.environ.get(STARTED) or time.time()) if resolved["refresh"] else None
     with only_ours(job.folder / "run.log", verbose=resolved["verbose"]) as terminal:
         from src.command.execution import execute
         from src.command.syncing import kept_in
         from src.display.tables import refusals
         from src.display.terminal import Console
-        from src.experiment.results import write_survey
+        from src.experiment.results import RESULTS, survey_started
 
+        begun = (survey_started(job.survey) if job.survey is not None else None) or time.time()
+        earlier = (job.folder / RESULTS).exists()
+        if not earlier:
+            job.write_config()
         console = Console(terminal, _prefix(job))
         done = execute(
             resolved,
@@ -129,14 +151,14 @@ def _experiment(job: Job) -> int:
             command=job.command,
             overrides=job.overrides,
             survey=job.survey,
-            refresh_before=refresh_before,
+            refresh_before=begun if resolved["refresh"] else None,
         )
+        if earlier:
+            job.write_config()  # not before: it belongs to the results
         results = done.results
         if results.tracking_error is not None:
             console.line(f"{results.tracking_error}. {kept_in(job.folder)}")
-        if job.survey is not None:
-            write_survey(job.survey)
-        else:
+        if job.survey is None:
             notes = [*refusals(results.not_exportable), *results.budget_missed]
             _show(console.line, results.entries, notes, _written(job.folder, "", done.compare))
     return done.code
@@ -148,20 +170,23 @@ def _conclude(folder: Path) -> int:
     from src.experiment.results import write_survey
 
     survey = write_survey(folder)
+    missing = int(os.environ.get(MEMBERS, 0)) - len(survey.members) - len(survey.failed)
     reasons = list(dict.fromkeys(failure.reason for failure in survey.failed))
-    tracking_failure = _finish_tracking(folder, "FAILED" if survey.failed else "FINISHED")
+    lost = [f"{missing} of {os.environ[MEMBERS]} members left no results."] if missing > 0 else []
+    tracking_failure = _finish_tracking(folder, "FAILED" if survey.failed or lost else "FINISHED")
     if not survey.entries:
-        for reason in reasons:
+        for reason in [*reasons, *lost]:
             print(reason, file=sys.stderr)
-        only_input = reasons and all(failure.kind == "input" for failure in survey.failed)
+        only_input = not lost and reasons and all(failure.kind == "input" for failure in survey.failed)
         return WRONG_INPUT if only_input else FAILED
     notes = refusals(survey.not_exportable)
     notes += [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey.budget_missed.items()]
     notes += [f"Failed: {failure.member}: {failure.reason}" for failure in survey.failed]
+    notes += lost
     notes += [tracking_failure] if tracking_failure else []
     written = _written(folder, f" (survey.json, {len(survey.members)} runs)", _tracker().compare)
     _show(print, survey.entries, notes, written)
-    if survey.failed:
+    if survey.failed or lost:
         return FAILED
     if survey.tracking_failed or tracking_failure:
         return TRACKING_FAILED

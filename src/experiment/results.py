@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from src.files.writing import write_text
 
 RESULTS, METRICS, SURVEY, FAILURE = "results.json", "metrics.json", "survey.json", "failure.json"
 SEARCH = "search.json"
+STARTED = ".started"  # when the survey of a folder was begun, in seconds since 1970
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Results:
         tracking_run: What the store calls the run.
         tracking_error: Why the store lacks some of it; None if it holds all.
         source: Digest of the source; None in a record of an earlier version.
+        files: Names of all parts of the exported files in the run's folder; empty in records of an earlier version.
     """
 
     identity: str
@@ -52,6 +54,7 @@ class Results:
     tracking_run: str | None = None
     tracking_error: str | None = None
     source: str | None = None
+    files: Sequence[str] = ()
 
     @property
     def entries(self) -> list[Entry]:
@@ -59,13 +62,18 @@ class Results:
         return [Entry(row) for row in self.rows]
 
     def write(self, folder: Path) -> None:
-        """Write ``results.json`` and ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs)."""
-        (folder / FAILURE).unlink(missing_ok=True)
+        """Write ``results.json`` and ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs).
+
+        Of an earlier run in the folder the exported files go that its own record lists and this one does not.
+        """
+        stale = _listed_files(folder) - set(self.files)
         write_record(folder / RESULTS, asdict(self))
         metrics: dict[str, dict[str, dict[str, float]]] = {}
         for row in self.rows:
             metrics.setdefault(row.variant, {})[row.target] = row.numbers()
         write_text(folder / METRICS, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        for name in [FAILURE, SURVEY, *stale]:
+            (folder / name).unlink(missing_ok=True)
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -84,6 +92,16 @@ class Results:
             return cls(**record)
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def _listed_files(folder: Path) -> set[str]:
+    """Names of the exported files in ``folder`` that the record of a run in it lists."""
+    try:
+        found = Results.read(folder)
+    except (FileNotFoundError, InputError):
+        return set()
+    names = {*found.files, *(row.artifact for row in found.rows)} - {RESULTS, METRICS}
+    return {path.name for path in folder.iterdir() if path.name in names and path.is_file()}
 
 
 def _from_schema_1(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -133,6 +151,7 @@ class Survey:
     """The results of all members of a survey; ``survey.json`` holds it.
 
     Attributes:
+        started: When the survey was begun, in seconds since 1970; None in a record of an earlier version.
         experiment: Name of the experiment.
         members: Folders of the members that came to an end, below the survey's.
         entries: All rows, equal ones once, the baseline's first.
@@ -143,6 +162,7 @@ class Survey:
         not_exportable: Variants that a target has no file for.
     """
 
+    started: float | None
     experiment: str
     members: Sequence[str]
     entries: Sequence[Entry]
@@ -166,26 +186,78 @@ class Survey:
 
 
 def write_failure(folder: Path, *, overrides: Sequence[str], reason: str, kind: str) -> None:
-    """Write why a survey's member failed; ``kind`` is ``input`` or ``error``."""
-    (folder / RESULTS).unlink(missing_ok=True)
+    """Write why a survey's member failed; ``kind`` is ``input`` or ``error``. It counts until the member succeeds."""
     write_record(folder / FAILURE, {"overrides": list(overrides), "reason": reason, "kind": kind})
 
 
-def write_survey(folder: Path) -> Survey:
-    """Gather the members below ``folder`` into ``survey.json`` and return them; safe beside other members."""
+def begin_survey(folder: Path) -> None:
+    """Begin a survey in ``folder``, perhaps that of an earlier one.
+
+    From now on ``survey.json`` takes up no member but those that end after this. What the earlier survey wrote stays
+    until a member ends; the folders of members that only the earlier one had stay, and nothing lists them.
+    """
+    write_text(folder / STARTED, f"{time.time()!r}\n")
+
+
+def survey_started(folder: Path) -> float | None:
+    """When the survey of ``folder`` was begun; None if nothing says it."""
+    try:
+        return float((folder / STARTED).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_survey(folder: Path, ended: Collection[str] = ()) -> Survey:
+    """Write ``survey.json`` with the members that have ended since the survey was begun; safe beside other members.
+
+    Args:
+        folder: Folder of the survey.
+        ended: Folders below it of members that have ended now; those that it lists already stay.
+
+    Returns:
+        What it holds.
+    """
     from filelock import FileLock
 
     with FileLock(folder / ".survey.lock"):
-        survey = gather_survey(folder)
+        started = survey_started(folder)
+        record = _survey_record(folder)
+        known = _members(record) if record.get("started") == started else set()
+        survey = _gathered(folder, {*known, *ended}, started)
+        first = ended and not known
+        stale = [RESULTS, METRICS, *_listed_files(folder)] if first else []  # of an earlier single run
         write_record(folder / SURVEY, survey.record())
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
     return survey
 
 
 def gather_survey(folder: Path) -> Survey:
-    """The results of the members below ``folder``."""
-    members = sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: (len(p.name.split("_")[0]), p.name))
-    results = {m.name: Results.read(m) for m in members if (m / RESULTS).exists()}
+    """The results of the members that ``survey.json`` lists; of all below ``folder`` if it has no such list."""
+    record = _survey_record(folder)
+    members = _members(record) if "members" in record else {path.name for path in folder.iterdir()}
+    return _gathered(folder, members, record.get("started"))
+
+
+def _survey_record(folder: Path) -> dict[str, Any]:
+    try:
+        return read_record(folder / SURVEY)
+    except FileNotFoundError:
+        return {}
+
+
+def _members(record: Mapping[str, Any]) -> set[str]:
+    """The members that a survey's record lists: those that succeeded, and those that failed."""
+    return {*record.get("members", ()), *(failure["member"] for failure in record.get("failed", ()))}
+
+
+def _gathered(folder: Path, ended: Collection[str], started: float | None) -> Survey:
+    members = sorted(
+        (path for path in folder.iterdir() if path.is_dir() and path.name in ended),
+        key=lambda path: (len(path.name.split("_")[0]), path.name),
+    )
     failed = {m.name: read_record(m / FAILURE) for m in members if (m / FAILURE).exists()}
+    results = {m.name: Results.read(m) for m in members if m.name not in failed and (m / RESULTS).exists()}
     given = [set(result.overrides) for result in results.values()]
     varied = {override for each in given for override in each if not all(override in other for other in given)}
     entries: dict[tuple[str, ...], Entry] = {}
@@ -198,6 +270,7 @@ def gather_survey(folder: Path) -> Survey:
             entries.setdefault(key, Entry(row, tuple(settings), member))
     first = next(iter(results.values()), None)
     return Survey(
+        started=started,
         experiment=first.experiment if first else folder.parent.name,
         members=sorted(results),
         entries=sorted(entries.values(), key=lambda entry: entry.row.variant != "baseline"),
@@ -215,10 +288,3 @@ def gather_survey(folder: Path) -> Survey:
 def measurement_of(row: Row) -> tuple[str, ...]:
     """The same for rows of one file and measurement, as members of a survey share the baseline's."""
     return row.identity, row.target, str(row.precision), row.variant, row.sha256
-
-
-def discard(folder: Path) -> None:
-    """Remove the folder of a run or search in which nothing was made."""
-    made = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.log", "config.yaml")]
-    if not made:
-        shutil.rmtree(folder, ignore_errors=True)

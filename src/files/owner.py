@@ -12,26 +12,27 @@ LOCK = ".owner.lock"
 
 
 @contextmanager
-def owning(folder: Path) -> Iterator[None]:
+def owning(folder: Path, lock: Path | None = None) -> Iterator[None]:
     """Own a folder while the block runs; the operating system gives it up if the process is killed.
 
     Args:
         folder: The folder; it must exist.
+        lock: File of the lock; by default one in the folder.
 
     Raises:
         InputError: Another command, still at work, owns it.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / LOCK, mode=0o666)
+    held = FileLock(lock or folder / LOCK, mode=0o666)
     try:
-        lock.acquire(timeout=0)
+        held.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{folder} belongs to another command that is still at work") from None
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 def has_owner(folder: Path) -> bool:

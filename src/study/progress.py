@@ -63,8 +63,9 @@ def progress_line(study: optuna.Study, judge: Judge, *, trials: int, before: int
         before: Number of trials that were finished when this command started.
         seconds: Seconds since then.
     """
-    finished, completed = len(finished_trials(study)), completed_values(study)
     leaders = trials_within_budget(study, judge)
+    completed = completed_values(study)  # read after the leaders: another process may finish a trial in between
+    finished = len(finished_trials(study))
     if leaders:
         values = completed[leaders[0]]
         drop = 100 * (judge.baseline - values[ACCURACY])

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 LOG = "workers.log"
 POLL_SECONDS = 0.5
 END_SECONDS = 10.0  # an interrupted worker has this long before it is killed
+PARENT = "DNNC_PARENT"  # in its environment a process that this project starts finds the one that it ends with
 
 
 def run_workers(
@@ -20,7 +23,8 @@ def run_workers(
 ) -> bool:
     """Run ``python -m src.search -m`` with a job for each worker, and wait for them.
 
-    If this process is interrupted, the workers on this machine are ended with it; the next run resumes their trials.
+    If this process is interrupted or killed, the workers on this machine end with it; the next run resumes their
+    trials.
 
     Args:
         overrides: The overrides of the search.
@@ -39,20 +43,36 @@ def run_workers(
     jobs = [*own, f"training.threads={threads}", f"worker={','.join(map(str, range(workers)))}", *launch]
     jobs += [f"hydra.sweep.dir={folder / 'workers'}"]
     with (folder / LOG).open("a") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "src.search", "-m", *jobs],
-            stdout=out,
-            stderr=out,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            start_new_session=True,
-        )
-        try:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        with started(["-m", "src.search", "-m", *jobs], environment, out) as process:
             while process.poll() is None:
                 time.sleep(POLL_SECONDS)
                 watch()
-        finally:
-            _end(process)
     return process.returncode == 0
+
+
+@contextmanager
+def started(
+    arguments: Sequence[str], environment: Mapping[str, str], out: IO[str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``python`` with ``arguments`` in a session of its own, which ends with the block, and with this process.
+
+    Args:
+        arguments: The arguments; a command of ours, whose ``src.command.exits`` watches for the end of this process.
+        environment: The environment.
+        out: File that gets what it prints; None for the terminal.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=out,
+        stderr=out,
+        env={**environment, PARENT: str(os.getpid())},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        _end(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.contracts import InputError, Precision, Refused, Runtime
-from src.experiment.results import FAILURE, Results, discard, gather_survey, write_failure, write_survey
+from src.experiment.results import FAILURE, Results, begin_survey, gather_survey, write_failure, write_survey
 from tests.rows import row, variant
 
 OLD = Path(__file__).parents[1] / "records" / "d975084"
@@ -24,6 +24,7 @@ RESULTS = Results(
     rows=[row(), variant("small", precision=Precision(("int8",)), runtime=Runtime("openvino"))],
     not_exportable=[Refused("small", "tflite", "why")],
     budget_missed=["too large"],
+    files=[],
 )
 
 
@@ -49,7 +50,7 @@ def test_a_survey_has_each_row_once_with_what_it_varies(tmp_path: Path) -> None:
         )
     (tmp_path / "3_bad").mkdir()
     write_failure(tmp_path / "3_bad", overrides=["method=c"], reason="it broke", kind="error")
-    survey = write_survey(tmp_path)
+    survey = write_survey(tmp_path, ["0_method=a", "1_method=b", "2_method=b", "3_bad"])
     assert [(e.row.variant, e.row.seed, e.settings, e.member) for e in survey.entries] == [
         ("baseline", 0, (), "0_method=a"),
         ("baseline", 0, ("model=wide",), "1_method=b"),
@@ -123,12 +124,65 @@ def test_the_sentences_of_an_earlier_version_become_values(
     assert (str(read.precision), str(read.runtime)) == (precision, runtime)
 
 
-def test_a_folder_in_which_nothing_was_made_is_removed(tmp_path: Path) -> None:
-    empty, full = tmp_path / "empty", tmp_path / "full"
-    for folder in (empty, full):
-        folder.mkdir()
-        (folder / "run.log").write_text("…")
-    (full / "baseline.onnx").write_text("…")
-    discard(empty)
-    discard(full)
-    assert (empty.exists(), full.exists()) == (False, True)
+def member(survey: Path, name: str, variant_name: str, **changed: object) -> Path:
+    """A survey's member that has come to an end."""
+    folder = survey / name
+    folder.mkdir(exist_ok=True)
+    own = [row(), variant(variant_name)]
+    replace(RESULTS, overrides=[f"method={variant_name}"], rows=own, **changed).write(folder)
+    return folder
+
+
+def test_a_survey_in_a_used_folder_takes_up_only_its_own_members(tmp_path: Path) -> None:
+    begin_survey(tmp_path)
+    for name in ("a", "b", "c"):
+        member(tmp_path, f"0_{name}", name)
+        survey = write_survey(tmp_path, [f"0_{name}"])
+    assert survey.members == ["0_a", "0_b", "0_c"]
+    earlier = (tmp_path / "survey.json").read_bytes()
+    begin_survey(tmp_path)
+    assert (tmp_path / "survey.json").read_bytes() == earlier  # until a member has ended
+    assert gather_survey(tmp_path).members == ["0_a", "0_b", "0_c"]
+    member(tmp_path, "0_a", "a")
+    assert write_survey(tmp_path, ["0_a"]).members == ["0_a"]
+    write_failure(tmp_path / "0_b", overrides=[], reason="it broke", kind="error")
+    survey = write_survey(tmp_path, ["0_b"])
+    assert (survey.members, [failure.member for failure in survey.failed]) == (["0_a"], ["0_b"])
+    assert gather_survey(tmp_path) == survey
+    assert (tmp_path / "0_c" / "results.json").exists()  # its work is not lost; nothing lists it
+
+
+def test_a_run_in_a_used_folder_removes_only_what_the_earlier_record_lists(tmp_path: Path) -> None:
+    own = [replace(row(), artifact="baseline.onnx"), replace(variant("small"), artifact="small.xml")]
+    files = ["baseline.onnx", "small.xml", "small.bin"]
+    for name in [*files, "mine.xml", "notes.txt", "survey.json"]:
+        (tmp_path / name).write_text(name)
+    replace(RESULTS, rows=own, files=files).write(tmp_path)
+    (tmp_path / "other.onnx").write_text("other")
+    other = [own[0], replace(variant("other"), artifact="other.onnx")]
+    replace(RESULTS, rows=other, files=["baseline.onnx", "other.onnx"]).write(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"baseline.onnx", "other.onnx", "mine.xml", "notes.txt", "results.json", "metrics.json"}
+
+
+def test_a_record_that_lists_what_is_no_file_of_the_folder_removes_nothing(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "run", tmp_path / "outside.txt"
+    (folder / "below").mkdir(parents=True)
+    outside.write_text("mine")
+    replace(RESULTS, files=["../outside.txt", str(outside), "below", "..", "", "results.json"]).write(folder)
+    RESULTS.write(folder)
+    assert outside.read_text() == "mine"
+    assert {path.name for path in folder.iterdir()} == {"below", "results.json", "metrics.json"}
+
+
+def test_a_survey_in_the_folder_of_a_run_is_no_run_any_more(tmp_path: Path) -> None:
+    (tmp_path / "small.onnx").write_text("small")
+    (tmp_path / "notes.txt").write_text("notes")
+    replace(RESULTS, files=["small.onnx"]).write(tmp_path)
+    begin_survey(tmp_path)
+    assert write_survey(tmp_path).members == []  # interrupted before a member ended
+    assert Results.read(tmp_path).rows == RESULTS.rows
+    member(tmp_path, "0_a", "a")
+    write_survey(tmp_path, ["0_a"])
+    assert {path.name for path in tmp_path.iterdir()} >= {"notes.txt", "survey.json", "0_a"}
+    assert not [name for name in ("results.json", "metrics.json", "small.onnx") if (tmp_path / name).exists()]

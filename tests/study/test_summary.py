@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial
+
 from src.study.progress import progress_line
 from src.study.summary import (
     completed_values,
@@ -43,6 +48,19 @@ def test_the_progress_names_the_best_within_the_budget_and_the_time_that_is_left
     assert line == f"trial 5/7  {best}  -  front of 3  -  about 4.0 s left"
     assert progress_line(STUDY, JUDGE, trials=5, before=1, seconds=8.0) == f"trial 5/5  {best}  -  front of 3"
     assert progress_line(study_of(), JUDGE, trials=5, before=0, seconds=1.0).startswith("trial 0/5  none within budget")
+
+
+def test_a_trial_that_another_process_finishes_meanwhile_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of(measured(0.99, 20_000.0))
+    read = study.get_trials
+
+    def read_before_one_more_ends(*args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        found = read(*args, **kwargs)
+        study.add_trial(measured(0.99, 20_000.0 - 1000 * len(found)))
+        return found
+
+    monkeypatch.setattr(study, "get_trials", read_before_one_more_ends)
+    assert "best within budget: size_gzip_bytes" in progress_line(study, JUDGE, trials=9, before=0, seconds=1.0)
 
 
 def test_if_nothing_keeps_the_budget_the_nearest_is_named_even_if_it_was_stopped() -> None:
