@@ -48,8 +48,9 @@ def _analyse(job: Job) -> None:
 
         sweep = build(job.resolved, "sensitivity", Sweep)
         plan = replace(build_plan(job.resolved, job.choices), steps={}, variant="baseline")
-        store = StageStore(Path(job.resolved["artifacts"]))
-        analyse(plan, sweep, store=store, console=Console(terminal, ""), folder=job.folder)
+        console = Console(terminal, "")
+        store = StageStore(Path(job.resolved["artifacts"]), say=console.line)
+        analyse(plan, sweep, store=store, console=console, folder=job.folder)
 
 
 if __name__ == "__main__":

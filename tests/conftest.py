@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,23 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
         return f"sqlite:///{folder / 'mlflow.db'}"
 
     return copied
+
+
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """``folder`` with something mounted on it for the length of a test, which is skipped if that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode
+    ):
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a disk of 1 MB."""
+    yield from mounted(tmp_path / "full", "-t", "tmpfs", "-o", "size=1m", "tmpfs")

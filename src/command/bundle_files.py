@@ -86,7 +86,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _data_checksum(results: Results, config: Mapping[str, Any]) -> str | None:
     baseline = next((row.identity for row in results.rows if row.variant == "baseline"), None)
-    record = StageStore(Path(config["artifacts"])).find(baseline) if baseline is not None else None
+    record = StageStore(Path(config["artifacts"])).record(baseline) if baseline is not None else None
     return record["spec"]["checksum"] if record else None
 
 

@@ -49,10 +49,10 @@ def run(variant: str) -> int:
         from src.stages.store import StageStore
         from src.tracking import provenance
 
-        store = StageStore(Path(config["artifacts"]))
+        console = Console(terminal, "")
+        store = StageStore(Path(config["artifacts"]), say=console.line)
         _adopt_pulled_stages(store)
         shutil.copyfile(composed_file(variant), folder / "config.yaml")
-        console = Console(terminal, "")
         done = execute(
             {**config, "tracking": _with_revision(config["tracking"], variant)},
             composed.choices,
@@ -156,8 +156,8 @@ def _keep_stages(done: Executed, store: StageStore, folder: Path) -> None:
 
     identity = done.results.identity
     for step in reversed([BASELINE, *done.plan.steps]):
-        shutil.copyfile(store.folder(identity) / WEIGHTS, folder / f"{step}{KEPT_WEIGHTS}")
+        store.copy(identity, WEIGHTS, folder / f"{step}{KEPT_WEIGHTS}")
         shutil.copyfile(store.folder(identity) / RECORD, folder / f"{step}{KEPT_RECORD}")
-        record = store.find(identity)
+        record = store.record(identity)
         assert record is not None
         identity = record["spec"].get("input", "")

@@ -74,7 +74,7 @@ def execute(
     plan = build_plan(resolved, dict(choices))
     budget = build(resolved, "budget", Budget)
     tracker = build_tracker(resolved["tracking"])
-    store = StageStore(Path(resolved["artifacts"]), refresh_before)
+    store = StageStore(Path(resolved["artifacts"]), refresh_before, console.line)
     splits = prepare(plan)
     names, data = (plan.name, plan.variant, plan.model_name, plan.seed), DataDescription.of(splits)
     described = RunDescription(*names, data, resolved, command, folder, survey, git_commit(), versions())

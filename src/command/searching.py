@@ -270,6 +270,7 @@ def _prepare(job: SearchJob) -> tuple[Plan, TrialRunner]:
         plan_of=partial(_trial_plan, job, space, target),
         splits=splits,
         store=StageStore(Path(resolved["artifacts"])),
+        folder=job.folder.absolute(),
         target=target,
     )
     return plan, runner

@@ -75,7 +75,7 @@ def size(count: float) -> str:
     >>> size(1_131_118), size(58_170), size(980)
     ('1.13 MB', '58.17 kB', '980 B')
     """
-    for unit, factor in (("MB", 1e6), ("kB", 1e3)):
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.2f} {unit}" if count < 100 * factor else f"{count / factor:.0f} {unit}"
     return f"{count:.0f} B"

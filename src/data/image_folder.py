@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from src.contracts import ImageSet, InputError
 from src.data.images import ImageData
+from src.files.checked import checksums
 from src.files.writing import replacing
 
 if TYPE_CHECKING:
@@ -28,30 +29,34 @@ CACHED = 2000  # least number of images whose decoding takes long enough to be w
 
 
 def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
-    """The result of ``decode_images``, from the user's cache folder if the files did not change since."""
+    """The result of ``decode_images``, from the user's cache folder if the files have the same content."""
     import numpy as np
 
     if len(paths) < CACHED:
         return decode_images(paths, size, mode, name)
-    digest = hashlib.sha256(f"{size} {mode}".encode())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dnn-compression"
+    with contextlib.suppress(OSError):  # no permission to write: the images are decoded again next time
+        home.mkdir(parents=True, exist_ok=True)
+    places = _digest(map(str, paths))
     try:
-        for path in paths:
-            status = path.stat()
-            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        contents = checksums({str(path): path for path in paths}, home / f"{name}-{places}.json")
     except OSError:  # decoding raises an error that names the file
         return decode_images(paths, size, mode, name)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = home / "dnn-compression" / f"{name}-{digest.hexdigest()[:16]}.npy"
+    cache = home / f"{name}-{_digest([f'{size} {mode}', *(contents[str(path)] for path in paths)])}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: the images are decoded again
         return torch.from_numpy(np.load(cache))
     images = decode_images(paths, size, mode, name)
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
         with replacing(cache) as part, part.open("wb") as file:
             np.save(file, images.numpy())
-    except OSError:  # no space, or no permission to write: the images are decoded again next time
-        log.info("%s: decoded images are not cached in %s", name, cache.parent)
+    except OSError:  # no space, or no permission to write
+        log.info("%s: decoded images are not cached in %s", name, home)
     return images
+
+
+def _digest(lines: Iterable[str]) -> str:
+    """16 hexadecimal digits that stand for lines of text."""
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
 
 
 def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:

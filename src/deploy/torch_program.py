@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -28,7 +29,7 @@ from src.contracts import (
 from src.deploy import cards
 from src.deploy.number_formats import checked_storage, halves
 from src.device.runtimes import make_floats_of_weights
-from src.files.writing import replacing
+from src.files.writing import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,8 +84,9 @@ class TorchProgram(Target):
         program.example_inputs = None  # nobody needs this image
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names paths of this machine
-        with replacing(path) as part, part.open("wb") as file:
-            torch.export.save(program, file, extra_files=cards.to_text(card))
+        file = io.BytesIO()  # torch's writer ends the whole process if it cannot write
+        torch.export.save(program, file, extra_files=cards.to_text(card))
+        write_bytes(path, file.getvalue())
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 from pathlib import Path
 
 from torch import nn
@@ -47,6 +48,7 @@ def written(
     Raises:
         NotExportableError: The target cannot hold the network.
         InputError: What exports for the target is not installed.
+        OSError: The disk is full.
     """
     card = ModelCard(splits.classes, splits.image_shape, splits.mean, splits.std, identity)
     try:
@@ -57,4 +59,6 @@ def written(
             f"target.{name} needs {error.name}, which is not installed: pip install '.[{extra}]'"
         ) from error
     except Exception as error:  # exporters raise types of their own
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # says nothing of the network
+            raise
         raise NotExportableError(f"target.{name}: the network cannot be exported: {first_line(error)}") from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,7 +38,7 @@ class Exported:
         artifact: Name of the file in the run's folder.
         made: The model that it was written from.
         identity: Identity of the export's stage.
-        path: Its first part, in the store.
+        path: Its first part, in the run's folder.
         columns: What was measured of it, all but times and comparisons.
         found: Whether the file was found again.
     """
@@ -63,7 +61,7 @@ class FileMaker:
         splits: The data.
         store: Where files and measurements are found again.
         console: Tells a person.
-        folder: Folder of the run; its files are linked into it.
+        folder: Folder of the run; the files are copied into it.
     """
 
     def __init__(self, plan: Plan, splits: DataSplits, *, store: StageStore, console: Console, folder: Path) -> None:
@@ -134,13 +132,13 @@ class FileMaker:
                 parts, columns = self._measured(made, target_name, folder)
                 record = {"kind": "export", "spec": stage.spec, "parts": [part.name for part in parts]}
                 record["columns"] = columns
-                self.store.finish(stage.identity, record)
+                record = self.store.finish(stage.identity, record)
             if variant != "baseline" or not self.plan.steps:
                 self.plan.board.check(target, [folder / part for part in record["parts"]])
             artifact = f"{variant}.{target_name}.{target.ending}"
-            for part in record["parts"]:
-                _link(folder / part, (self.folder / artifact).with_suffix(Path(part).suffix))
-        path = folder / record["parts"][0]
+            for part in reversed(record["parts"]):  # the first part, which a runtime is given, lies there last
+                self.store.copy(stage.identity, part, (self.folder / artifact).with_suffix(Path(part).suffix))
+        path = self.folder / artifact
         return Exported(variant, target_name, artifact, made, stage.identity, path, record["columns"], found)
 
     def _measured(self, made: Made, target_name: str, folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
@@ -223,12 +221,3 @@ class FileMaker:
     def _batches(self, images: ImageSet) -> TensorBatches:
         """Batches over a part of the data, in order."""
         return evaluation_batches(self.splits, images, batch_size=BATCH)
-
-
-def _link(source: Path, to: Path) -> None:
-    """Link ``source`` as ``to``; copy it if the two are on different disks."""
-    to.unlink(missing_ok=True)
-    try:
-        os.link(source, to)
-    except OSError:
-        shutil.copy2(source, to)

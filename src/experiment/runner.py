@@ -22,7 +22,7 @@ class Experiment:
         store: Where stages live.
         tracked: The open run.
         console: Tells a person.
-        folder: Folder of the run; exported files are linked into it.
+        folder: Folder of the run; exported files are copied into it.
     """
 
     def __init__(

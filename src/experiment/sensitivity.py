@@ -18,6 +18,7 @@ from src.display.tables import aligned
 from src.experiment.making import BATCH, StageMaker, prepare
 from src.experiment.plan import Plan
 from src.files.records import write_record
+from src.files.writing import replacing
 from src.methods.quantize_int8 import QuantizeInt8
 from src.metrics.accuracy import torch_accuracy
 from src.primitives.codebooks import Optimal, fit_codebook, share
@@ -297,5 +298,6 @@ def draw(record: Mapping[str, Any], path: Path, title: str) -> None:
         axes[0][-1].legend(fontsize=7)
     figure.suptitle(title)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format="png")
     pyplot.close(figure)

@@ -13,6 +13,10 @@ from src.files.writing import write_text
 SCHEMA = 2  # records of schema 1 do not name their schema
 
 
+class LaterSchemaError(InputError):
+    """A record was written by a later version of the workbench."""
+
+
 def write_record(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content`` as a JSON object in place of ``path``, with ``"schema"`` as its first key.
 
@@ -41,5 +45,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(schema, int):
         raise InputError(f"{path} is damaged: its schema is {schema!r}")
     if schema > SCHEMA:
-        raise InputError(f"{path} is of schema {schema}, and this version reads up to {SCHEMA}: update the workbench")
+        raise LaterSchemaError(
+            f"{path} is of schema {schema}, and this version reads up to {SCHEMA}: update the workbench"
+        )
     return {**content, "schema": schema}

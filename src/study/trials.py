@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -50,6 +51,7 @@ class TrialRunner:
         plan_of: Makes the plan of a point, given the trial's number and such a share.
         splits: The data.
         store: Where stages are found again, shared by all workers.
+        folder: Folder of the search, which uses the stages.
         target: Name of the target whose file is measured.
     """
 
@@ -60,6 +62,7 @@ class TrialRunner:
     plan_of: Callable[[Point, int, float], Plan]
     splits: DataSplits
     store: StageStore
+    folder: Path
     target: str
 
     def run_trials(self, study: optuna.Study, claims: Claims, after_each: Callable[[], None]) -> None:
@@ -89,9 +92,9 @@ class TrialRunner:
             store=self.store,
             tracked=TrackedRun(),
             console=console,
-            folder=self.store.root,
+            folder=self.folder,
         )
-        files = FileMaker(plan, self.splits, store=self.store, console=console, folder=self.store.root)
+        files = FileMaker(plan, self.splits, store=self.store, console=console, folder=self.folder)
         columns = files.measure_candidate(maker.make()[-1], timed=self.judge.timed)[self.target]
         unknown = [column for column in self.judge.required if columns.get(column) is None]
         if unknown:

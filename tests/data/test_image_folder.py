@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from src.contracts import InputError
+from src.contracts import ImageSet, InputError
 from src.data import image_folder
 from src.data.image_folder import ImageFolder, decode_images, decoded
+from src.data.images import checksum
 
 
 def folder(root: Path, **settings: Any) -> ImageFolder:
@@ -187,7 +189,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def test_decoded_images_are_found_again(cache: Path, paths: list[Path]) -> None:
     first = decoded(paths, (8, 8), "RGB", "x")
-    (kept,) = cache.iterdir()
+    (kept,) = cache.glob("*.npy")
     array = np.load(kept)
     array[:, 2] = 100  # to tell what is found from what is decoded
     np.save(kept, array)
@@ -211,7 +213,26 @@ def test_images_are_decoded_again_if_anything_changed(cache: Path, paths: list[P
     else:
         mode = "L"
     assert torch.equal(decoded(paths, size, mode, "x"), decode_images(paths, size, mode, "x"))
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*.npy"))) == 2
+
+
+def test_new_pixels_of_equal_size_and_time_are_new_data(cache: Path, paths: list[Path]) -> None:
+    before = decoded(paths, (8, 8), "RGB", "x")
+    status = paths[1].stat()
+    write(paths[1], (2, 0, 9))
+    assert paths[1].stat().st_size == status.st_size
+    os.utime(paths[1], ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = decoded(paths, (8, 8), "RGB", "x")
+    assert after[:, 0, 0, 0].tolist() == [0, 2, 2]
+    labels = torch.zeros(3)
+    assert checksum(ImageSet(after, labels)) != checksum(ImageSet(before, labels))
+
+
+def test_equal_images_elsewhere_are_found_again(cache: Path, paths: list[Path], tmp_path: Path) -> None:
+    decoded(paths, (8, 8), "RGB", "x")
+    shutil.copytree(tmp_path / "images", tmp_path / "copy")
+    decoded(sorted((tmp_path / "copy").iterdir()), (8, 8), "RGB", "x")
+    assert len(list(cache.glob("*.npy"))) == 1
 
 
 def test_few_images_are_not_cached(cache: Path, paths: list[Path]) -> None:
@@ -233,7 +254,7 @@ def test_a_damaged_image_among_many_is_named(cache: Path, paths: list[Path], dam
     with pytest.raises(InputError, match="cannot be read as an image") as caught:
         decoded(paths, (8, 8), "RGB", "x")
     assert str(paths[1]) in str(caught.value)
-    assert not cache.exists()
+    assert not list(cache.glob("*.npy"))
 
 
 # What is refused ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from src.files.writing import replacing, write_bytes, write_text
+from src.files.writing import copy_file, replacing, write_bytes, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -133,14 +133,58 @@ def test_only_a_folder_that_cannot_be_flushed_at_all_is_no_error(
     assert (tmp_path / "file").read_text() == "new"
 
 
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_permissions_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+def as_a_library(path: Path) -> None:
+    """Writes as safetensors does: for the owner's eyes only."""
+    with replacing(path) as part:
+        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.parametrize(
+    "write", [lambda path: write_text(path, "new"), as_a_library, lambda path: copy_file(path.with_name("other"), path)]
+)
+def test_permissions_follow_the_umask(tmp_path: Path, write: Callable[[Path], None], mask: int, mode: int) -> None:
+    (tmp_path / "other").touch(0o400)
     before = os.umask(mask)
     try:
-        write_text(tmp_path / "file", "new")
+        write(tmp_path / "file")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+
+
+def test_a_copy_has_the_content_and_shares_nothing_that_a_writer_could_change(tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(b"content")
+    os.link(source, copy)  # what earlier versions left
+    copy_file(source, copy)
+    assert copy.read_bytes() == b"content"
+    copy.open("r+b").write(b"CON")
+    assert source.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("through", ["bytes", "a copy", "a library", "another error"])
+def test_a_full_disk_is_named_and_the_old_content_kept(full_disk: Path, tmp_path: Path, through: str) -> None:
+    path, source = full_disk / "file", tmp_path / "source"
+    path.write_bytes(b"old")
+    source.write_bytes(bytes(2_000_000))
+
+    def write() -> None:
+        if through == "bytes":
+            write_bytes(path, bytes(2_000_000))
+        if through == "a copy":
+            copy_file(source, path)
+        with replacing(path) as part:
+            try:
+                part.write_bytes(bytes(2_000_000))
+            except OSError as error:
+                raise RuntimeError(str(error) if through == "a library" else "unexpected position") from None
+
+    with pytest.raises(OSError, match="the disk is full") as caught:
+        write()
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full_disk))
+    assert path.read_bytes() == b"old"
+    assert names(full_disk) == ["file"]
 
 
 def test_text_is_utf_8_with_its_line_ends_as_they_are(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ import pytest
 from safetensors.torch import load_file
 
 from src.stages.identity import identity
+from src.stages.store import CHECKED, RUNS, WEIGHTS, StageStore
 from src.stages.store import RECORD as FILE
-from src.stages.store import RUNS, WEIGHTS, StageStore
 
 ID, OTHER = "0123456789abcdef", "fedcba9876543210"
 RECORD: dict[str, Any] = {"kind": "baseline", "validation_accuracy": 0.75, "epochs": [{"epoch": 0}], "layers": None}
-FOUND = {"schema": 2, **RECORD}
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_ID = "935167f728a072cc"
 
@@ -45,6 +44,12 @@ def make(store: StageStore, run: Path, identity: str = ID, *, finished_at: float
     return folder
 
 
+def is_found(store: StageStore, identity: str = ID) -> bool:
+    """Whether the store finds the stage, with the record that it was finished with."""
+    found = store.find(identity)
+    return found is not None and RECORD.items() <= found.items()
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -57,15 +62,15 @@ def test_nothing_is_found_before_finish_and_the_record_after_it(store: StageStor
     with store.hold(ID, run):
         assert store.find(ID) is None
         store.finish(ID, RECORD)
-        assert store.find(ID) == FOUND
-    assert store.find(ID) == FOUND
+        assert is_found(store)
+    assert is_found(store)
     assert store.find(OTHER) is None
 
 
 def test_a_stage_has_a_folder_of_its_name(store: StageStore, run: Path, tmp_path: Path) -> None:
     folder = make(store, run)
     assert folder == store.folder(ID) == (tmp_path / "artifacts" / ID)
-    assert names(folder) == [RUNS, "stage.json", WEIGHTS]
+    assert names(folder) == [CHECKED, RUNS, "stage.json", WEIGHTS]
 
 
 def test_finish_removes_checkpoints_and_keeps_the_rest(store: StageStore, run: Path) -> None:
@@ -73,7 +78,7 @@ def test_finish_removes_checkpoints_and_keeps_the_rest(store: StageStore, run: P
         for name in ("training.ckpt", "fine_tune_0.ckpt", "model.onnx.part", WEIGHTS, "model.onnx"):
             (folder / name).write_bytes(b"x")
         store.finish(ID, RECORD)
-    assert names(folder) == ["model.onnx", RUNS, "stage.json", WEIGHTS]
+    assert names(folder) == [CHECKED, "model.onnx", RUNS, "stage.json", WEIGHTS]
 
 
 def test_an_interrupted_stage_keeps_its_checkpoints(store: StageStore, run: Path) -> None:
@@ -91,7 +96,7 @@ def test_an_interrupted_stage_keeps_its_checkpoints(store: StageStore, run: Path
 
 def test_another_store_at_the_same_place_finds_the_stage(store: StageStore, run: Path, tmp_path: Path) -> None:
     make(store, run)
-    assert StageStore(tmp_path / "artifacts").find(ID) == FOUND
+    assert is_found(StageStore(tmp_path / "artifacts"))
 
 
 def test_a_store_is_created_with_its_first_stage(store: StageStore, run: Path) -> None:
@@ -123,19 +128,30 @@ def test_a_number_that_is_not_finite_does_not_cost_the_stage(store: StageStore, 
 # Golden stages ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("written", "schema"), [("schema_1", 1), ("schema_2", 2)])
-def test_a_stage_of_each_schema_is_found_listed_and_read(written: str, schema: int, run: Path, tmp_path: Path) -> None:
-    """``schema_1`` was written by commit d975084, before records named their schema."""
+def stored(tmp_path: Path, written: str) -> StageStore:
+    """A store that holds a golden stage."""
     shutil.copytree(GOLDEN / written, tmp_path / "artifacts")
     shutil.copy(GOLDEN / "schema_1" / GOLDEN_ID / WEIGHTS, tmp_path / "artifacts" / GOLDEN_ID)
-    store = StageStore(tmp_path / "artifacts")
-    record = store.find(GOLDEN_ID)
+    return StageStore(tmp_path / "artifacts")
+
+
+@pytest.mark.parametrize(("written", "schema"), [("schema_1", 1), ("schema_2", 2)])
+def test_a_stage_of_each_schema_is_listed_and_its_record_read(written: str, schema: int, tmp_path: Path) -> None:
+    """``schema_1`` was written by commit d975084, before records named their schema."""
+    store = stored(tmp_path, written)
+    record = store.record(GOLDEN_ID)
     assert record is not None
     assert record["schema"] == schema
     assert identity(record["spec"]) == GOLDEN_ID
     assert record["validation_accuracy"] == 0.2
     (listed,) = store.stages()
     assert (listed.identity, listed.record, listed.runs) == (GOLDEN_ID, record, ())
+
+
+def test_a_stage_with_checksums_is_found(run: Path, tmp_path: Path) -> None:
+    store = stored(tmp_path, "schema_2")
+    record = store.find(GOLDEN_ID)
+    assert record is not None
     with store.hold(GOLDEN_ID, run) as folder:
         weights = load_file(folder / WEIGHTS)
     assert {name: list(weight.shape) for name, weight in weights.items() if weight.dim() > 1} == {
@@ -144,17 +160,22 @@ def test_a_stage_of_each_schema_is_found_listed_and_read(written: str, schema: i
     assert store.stages()[0].runs == ("../run",)
 
 
-def test_a_stage_of_an_earlier_schema_is_adopted_as_it_is(store: StageStore, run: Path) -> None:
+def test_a_stage_without_checksums_is_neither_found_nor_adopted(run: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    stored(tmp_path, "schema_1")
+    store = StageStore(tmp_path / "artifacts", say=said.append)
+    assert store.find(GOLDEN_ID) is None
+    with store.hold(GOLDEN_ID, run) as folder:
+        assert names(folder) == [RUNS]
     golden = GOLDEN / "schema_1" / GOLDEN_ID
     store.adopt(golden / FILE, golden / WEIGHTS, run)
-    folder = store.folder(GOLDEN_ID)
-    assert names(folder) == [RUNS, FILE, WEIGHTS]
-    assert (folder / FILE).read_bytes() == (golden / FILE).read_bytes()
-    assert (folder / WEIGHTS).read_bytes() == (golden / WEIGHTS).read_bytes()
+    assert store.find(GOLDEN_ID) is None
+    assert said == ["Stages of an earlier version have no checksums and are made anew."]
 
 
 def test_finish_writes_the_golden_bytes(store: StageStore, run: Path) -> None:
     with store.hold(GOLDEN_ID, run) as folder:
+        shutil.copy(GOLDEN / "schema_1" / GOLDEN_ID / WEIGHTS, folder)
         store.finish(GOLDEN_ID, json.loads((GOLDEN / "schema_1" / GOLDEN_ID / FILE).read_text()))
     assert (folder / FILE).read_bytes() == (GOLDEN / "schema_2" / GOLDEN_ID / FILE).read_bytes()
 
@@ -191,8 +212,8 @@ def test_refreshing_empties_only_stages_that_are_older(store: StageStore, run: P
         assert refreshing.find(ID) is None
         assert names(folder) == [RUNS]
     with refreshing.hold(OTHER, run) as folder:
-        assert refreshing.find(OTHER) == FOUND
-        assert names(folder) == [RUNS, "stage.json", WEIGHTS]
+        assert is_found(refreshing, OTHER)
+        assert names(folder) == [CHECKED, RUNS, "stage.json", WEIGHTS]
 
 
 def test_a_refreshing_run_finds_what_it_has_made_itself(store: StageStore, run: Path, tmp_path: Path) -> None:
@@ -200,7 +221,7 @@ def test_a_refreshing_run_finds_what_it_has_made_itself(store: StageStore, run: 
     refreshing = StageStore(tmp_path / "artifacts", refresh_before=time.time() - 50)
     make(refreshing, run)
     with refreshing.hold(ID, run):
-        assert refreshing.find(ID) == FOUND
+        assert is_found(refreshing)
 
 
 def test_refreshing_keeps_the_runs(store: StageStore, run: Path, tmp_path: Path) -> None:
@@ -214,7 +235,7 @@ def test_refreshing_keeps_the_runs(store: StageStore, run: Path, tmp_path: Path)
 def test_without_refreshing_the_oldest_stage_is_found(store: StageStore, run: Path) -> None:
     make(store, run, finished_at=1)
     with store.hold(ID, run):
-        assert store.find(ID) == FOUND
+        assert is_found(store)
 
 
 def test_refreshing_leaves_the_checkpoints_of_an_unfinished_stage(store: StageStore, run: Path, tmp_path: Path) -> None:
@@ -231,11 +252,12 @@ def test_stages_are_listed_with_their_record_and_size_the_newest_first(store: St
     old, new = make(store, run, ID), make(store, run, OTHER)
     for path in old.iterdir():
         os.utime(path, (1000, 1000))
+    bytes_of_old = sum(path.stat().st_size for path in old.iterdir())
     listed = store.stages()
     assert [stage.identity for stage in listed] == [OTHER, ID]
-    assert [stage.record for stage in listed] == [FOUND, FOUND]
-    assert listed[1].changed == 1000
-    assert listed[1].size_bytes == sum(path.stat().st_size for path in old.iterdir())
+    assert [stage.record for stage in listed] == [store.find(OTHER), store.find(ID)]
+    assert listed[1].used == 1000
+    assert listed[1].size_bytes == bytes_of_old
     assert listed[1].size_bytes > 100
     assert new.is_dir()
 
@@ -259,7 +281,7 @@ def test_removing_a_stage_removes_its_folder_and_nothing_else(store: StageStore,
     make(store, run, OTHER)
     store.remove(next(stage for stage in store.stages() if stage.identity == ID))
     assert store.find(ID) is None
-    assert store.find(OTHER) == FOUND
+    assert is_found(store, OTHER)
     assert not store.folder(ID).exists()
     assert [stage.identity for stage in store.stages()] == [OTHER]
     assert run.is_dir()
@@ -269,7 +291,7 @@ def test_a_removed_stage_can_be_made_again(store: StageStore, run: Path) -> None
     make(store, run)
     store.remove(store.stages()[0])
     make(store, run)
-    assert store.find(ID) == FOUND
+    assert is_found(store)
 
 
 # Together with others -----------------------------------------------------------------------------
@@ -292,7 +314,7 @@ def test_a_second_run_waits_and_finds_what_the_first_has_made(store: StageStore,
 
     def second() -> None:
         with store.hold(ID, run):
-            found.append(store.find(ID))
+            found.append(is_found(store))
 
     with store.hold(ID, run):
         thread = in_thread(second)
@@ -300,18 +322,30 @@ def test_a_second_run_waits_and_finds_what_the_first_has_made(store: StageStore,
         assert found == []
         store.finish(ID, RECORD)
     thread.join(10)
-    assert found == [FOUND]
+    assert found == [True]
 
 
-def test_a_stage_that_is_held_is_not_removed_until_it_is_free(store: StageStore, run: Path) -> None:
+def test_a_stage_that_is_held_is_not_removed(store: StageStore, run: Path) -> None:
     make(store, run)
-    stage = store.stages()[0]
-    with store.hold(ID, run) as folder:
-        thread = in_thread(lambda: store.remove(stage))
-        time.sleep(0.2)
-        assert (folder / WEIGHTS).exists()
-    thread.join(10)
-    assert not folder.exists()
+    (stage,) = store.stages()
+    refused = []
+    with store.hold(ID, run):
+        in_thread(lambda: refused.append(not store.remove(stage))).join(10)
+    assert refused == [True]
+    assert is_found(store)
+    assert store.remove(stage)
+    assert not store.folder(ID).exists()
+
+
+def test_a_stage_that_a_run_took_up_since_it_was_listed_is_not_removed(
+    store: StageStore, run: Path, tmp_path: Path
+) -> None:
+    make(store, tmp_path / "gone")
+    (stage,) = store.stages()
+    with store.hold(ID, run):
+        pass
+    assert not store.remove(stage)
+    assert is_found(store)
 
 
 def fail(store: StageStore, run: Path, *files: str) -> None:
@@ -327,7 +361,7 @@ def test_the_stage_is_free_again_after_a_failure(store: StageStore, run: Path) -
         fail(store, run)
     thread = in_thread(lambda: make(store, run))
     thread.join(10)
-    assert store.find(ID) == FOUND
+    assert is_found(store)
 
 
 def test_a_stage_without_a_checkpoint_leaves_no_folder(store: StageStore, run: Path) -> None:
@@ -354,14 +388,11 @@ def test_refreshing_also_removes_the_checkpoint_of_an_interrupted_stage(tmp_path
         assert (folder / "training.ckpt").read_text() == "anew"
 
 
-def test_a_copy_of_a_stage_is_adopted_once_under_its_own_name(store: StageStore, run: Path, tmp_path: Path) -> None:
-    record, weights = tmp_path / "cluster.stage.json", tmp_path / "cluster.safetensors"
-    spec = {"kind": "step", "seed": 0}
-    record.write_text(json.dumps({"spec": spec, "epochs": []}))
-    weights.write_bytes(b"weights")
+def test_a_copy_of_a_stage_is_adopted_under_its_own_name(store: StageStore, run: Path) -> None:
+    record, weights = GOLDEN / "schema_2" / GOLDEN_ID / FILE, GOLDEN / "schema_1" / GOLDEN_ID / WEIGHTS
     store.adopt(record, weights, run)
-    assert store.find(identity(spec)) == {"schema": 1, "spec": spec, "epochs": []}
-    assert (store.folder(identity(spec)) / WEIGHTS).read_bytes() == b"weights"
-    weights.write_bytes(b"others")
-    store.adopt(record, weights, run)
-    assert (store.folder(identity(spec)) / WEIGHTS).read_bytes() == b"weights"
+    folder = store.folder(GOLDEN_ID)
+    assert store.find(GOLDEN_ID) == json.loads(record.read_text())
+    assert names(folder) == [CHECKED, RUNS, FILE, WEIGHTS]
+    assert (folder / FILE).read_bytes() == record.read_bytes()
+    assert (folder / WEIGHTS).read_bytes() == weights.read_bytes()

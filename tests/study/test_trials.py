@@ -10,11 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from src.experiment.making import RECIPE
+from src.experiment.making import RECIPE, prepare
+from src.stages.store import StageStore
 from src.study.claims import Claims, finished_trials, open_study, queue_points
 from src.study.judging import Stopping
 from src.study.space import Number, Point, Space, Step
 from src.study.trials import TrialRunner, shortened
+from tests import plans
 from tests.study.studies import JUDGE
 
 SPARSITY = Number(mildest=0.5, hardest=0.9, log=False)
@@ -51,6 +53,7 @@ def run(folder: Path, *points: Point) -> optuna.Study:
         plan_of=plan_of,
         splits=None,  # type: ignore[arg-type]
         store=None,  # type: ignore[arg-type]
+        folder=folder,
         target="onnxruntime",
     )
     claims = Claims(
@@ -103,6 +106,28 @@ def test_a_full_disk_leaves_the_trial_to_be_resumed(tmp_path: Path) -> None:
         run(tmp_path, pruned(0.89))
     (trial,) = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").trials
     assert trial.state is TrialState.RUNNING
+
+
+def test_the_stages_of_a_trial_are_used_by_its_search_as_long_as_that_exists(tmp_path: Path) -> None:
+    made = plans.plan("method=cluster")
+    store = StageStore(tmp_path / "artifacts")
+    folder = tmp_path / "search"
+    folder.mkdir()
+    runner = TrialRunner(
+        space=SPACE,
+        judge=JUDGE,
+        stopping=Stopping(observed=1, margin=0.0),
+        lengths=[1.0],
+        plan_of=plan_of,
+        splits=prepare(made),
+        store=store,
+        folder=folder,
+        target="onnxruntime",
+    )
+    assert runner.measure(made).keys() >= {"accuracy_validation", "size_gzip_bytes"}
+    assert [stage.runs for stage in store.stages()] == [("../search",), ("../search",)]
+    folder.rmdir()
+    assert [stage.runs for stage in store.stages()] == [(), ()]
 
 
 def test_first_points_are_queued_once(tmp_path: Path) -> None:
