@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.command import exits
+from src.command import exits, trust
 
 USAGE = """\
 All files are timed in turns, each in a process of its own; ratios are to the first file, with 95 % confidence
@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="turns of each file (20)")
     parser.add_argument("--largest-batch", type=int, default=128, help="largest batch tried for throughput (128)")
     parser.add_argument("--operators", type=int, metavar="N", help="also show the N operators that take longest")
+    parser.add_argument("--trust", action="store_true", help=trust.HELP)
     arguments = parser.parse_args()
     return exits.run_command(lambda: _benchmark(arguments))
 
@@ -31,7 +32,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from src.command.benchmarking import benchmark, clock_of
 
     clock = clock_of(arguments.threads, arguments.seconds, arguments.rounds, arguments.largest_batch)
-    for line in benchmark(arguments.files, clock, arguments.operators):
+    for line in benchmark(arguments.files, clock, arguments.operators, trust=arguments.trust):
         print(line)
     return exits.DONE
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.command import exits
+from src.command import exits, trust
 
 
 def main() -> int:
@@ -26,6 +26,7 @@ def main() -> int:
         default=Path("artifacts"),
         help="the folder that keeps the bundle's record for src.import_results (%(default)s)",
     )
+    parser.add_argument("--trust", action="store_true", help=trust.HELP)
     arguments = parser.parse_args()
     return exits.run_command(lambda: _bundle(arguments))
 
@@ -34,7 +35,7 @@ def _bundle(arguments: argparse.Namespace) -> int:
     from src.command.bundling import bundle
     from src.contracts.formats import size
 
-    made = bundle(arguments.runs, arguments.to, arguments.images, arguments.artifacts)
+    made = bundle(arguments.runs, arguments.to, arguments.images, arguments.artifacts, trust=arguments.trust)
     images = ", ".join(f"{s.images:,} of {s.test_images:,} test images of {s.name}" for s in made.samples)
     print(f"{made.models} models, {images}: {made.path} ({size(made.size_bytes)}), bundle {made.id}")
     print(f"On the board: python3 {made.path.name}")

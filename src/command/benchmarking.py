@@ -56,13 +56,14 @@ def clock_of(threads: int, seconds: float, rounds: int, largest_batch: int) -> C
         raise InputError(f"--{str(error).replace('_', '-')}") from error
 
 
-def benchmark(files: Sequence[Path], clock: Clock, operators: int | None) -> Iterator[str]:
+def benchmark(files: Sequence[Path], clock: Clock, operators: int | None, *, trust: bool = False) -> Iterator[str]:
     """Time files in turns.
 
     Args:
         files: The files; ratios are to the first.
         clock: How they are timed.
         operators: Number of operators to list for each file, the longest first; None lists none.
+        trust: Whether the ``config.yaml`` beside a file may name any class.
 
     Yields:
         The lines of the table, then each file's operators.
@@ -72,7 +73,7 @@ def benchmark(files: Sequence[Path], clock: Clock, operators: int | None) -> Ite
     """
     if operators is not None and operators < 1:
         raise InputError(f"--operators must be a whole number from 1, and is {operators}")
-    opened = [_opened(path) for path in files]
+    opened = [_opened(path, trust) for path in files]
     shapes = {file.card.image_shape for file in opened}
     if len(shapes) > 1:
         raise InputError(f"the files take images of different shapes: {', '.join(map(str, sorted(shapes)))}")
@@ -85,8 +86,8 @@ def benchmark(files: Sequence[Path], clock: Clock, operators: int | None) -> Ite
             yield from _operators(file, image, clock.threads, operators)
 
 
-def _opened(path: Path) -> ExportedFile:
-    target = target_of(path)
+def _opened(path: Path, trust: bool) -> ExportedFile:
+    target = target_of(path, trust=trust)
     return ExportedFile(path, target, target.read_card(path))
 
 

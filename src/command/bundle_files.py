@@ -9,6 +9,7 @@ from typing import Any
 
 from src.command.bundle_records import TrackedRun
 from src.command.composition import target_of
+from src.command.trust import check_config, read_config
 from src.contracts import Entry, InputError
 from src.experiment.results import RESULTS, SURVEY, Results, gather_survey, measurement_of
 from src.metrics.size import parts_of, sha256
@@ -34,25 +35,30 @@ class MeasuredFile:
     tracked: TrackedRun | None
 
 
-def measured_files(runs: Sequence[Path]) -> list[MeasuredFile]:
+def measured_files(runs: Sequence[Path], *, trust: bool = False) -> list[MeasuredFile]:
     """The files of runs and surveys; one that several of them hold is taken from the first.
 
+    Args:
+        runs: Folders of runs and surveys.
+        trust: Whether their ``config.yaml`` may name any class.
+
     Raises:
-        InputError: A folder holds no results, or a file is not the one that was measured.
+        InputError: A folder holds no results, a file is not the one that was measured, or a config names a class that
+            does not stand in ``conf/``.
     """
-    found = [file for run in reversed(runs) for file in _files_of(run)]
+    found = [file for run in reversed(runs) for file in _files_of(run, trust)]
     return list({measurement_of(file.entry.row): file for file in found}.values())
 
 
-def _files_of(run: Path) -> Iterator[MeasuredFile]:
+def _files_of(run: Path, trust: bool) -> Iterator[MeasuredFile]:
     folders = _entries(run)
     if not folders:
         raise InputError(f"{run} has no result row: every member of it failed")
     for folder, entries in folders.items():
-        results, config = Results.read(folder), _config(folder)
+        results, config = Results.read(folder), _config(folder, trust)
         checksum, tracked = _data_checksum(results, config), _tracked(results)
         for entry in entries:
-            yield MeasuredFile(entry, _checked_parts(folder, entry), config, checksum, tracked)
+            yield MeasuredFile(entry, _checked_parts(folder, entry, trust), config, checksum, tracked)
 
 
 def _entries(run: Path) -> dict[Path, list[Entry]]:
@@ -67,20 +73,25 @@ def _entries(run: Path) -> dict[Path, list[Entry]]:
     raise InputError(f"{run} is no run and no survey: it has no {RESULTS} and no {SURVEY}")
 
 
-def _checked_parts(folder: Path, entry: Entry) -> tuple[Path, ...]:
+def _checked_parts(folder: Path, entry: Entry, trust: bool) -> tuple[Path, ...]:
+    if Path(entry.row.artifact).name != entry.row.artifact:
+        raise InputError(f"{folder / RESULTS} is damaged: {entry.row.artifact} is no name of a file in its folder")
     file = folder / entry.row.artifact
     if not file.is_file():
         raise InputError(f"{file} is not there: run it again")
-    parts = parts_of(target_of(file), file)
+    parts = parts_of(target_of(file, trust=trust), file)
     if sha256(parts) != entry.row.sha256:
         raise InputError(f"{file} is not the file that was measured (another checksum): run it again")
     return parts
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))  # type: ignore[assignment]
+def _config(folder: Path, trust: bool) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    config = read_config(path)
+    if not isinstance(config.get("data"), dict) or not isinstance(config.get("artifacts"), str):
+        raise InputError(f"{path} is damaged: it names no data or no artifacts")
+    if not trust:
+        check_config(config["data"], "data", "data", path)
     return config
 
 

@@ -59,7 +59,7 @@ class BundledModel:
     host: HostModel
 
 
-def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path) -> Bundled:
+def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path, *, trust: bool = False) -> Bundled:
     """Write a bundle, and its record, which ``src.import_results`` needs later.
 
     Args:
@@ -67,6 +67,7 @@ def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path) -> Bund
         to: The bundle to write.
         images: Number of test images of each data set, or ``all``.
         artifacts: Folder that keeps the record.
+        trust: Whether the ``config.yaml`` of a run may name any class.
 
     Raises:
         InputError: A folder holds no results, a file is not the one that was measured, or the test images are not the
@@ -74,7 +75,7 @@ def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path) -> Bund
     """
     count = _image_count(images)
     _check_place(to)
-    measured = measured_files(runs)
+    measured = measured_files(runs, trust=trust)
     samples = samples_of(measured, count)
     models = _models(measured, samples)
     different = sorted({sample.name: sample for sample in samples}.values(), key=lambda sample: sample.name)

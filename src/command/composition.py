@@ -103,15 +103,21 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
     )
 
 
-def target_of(file: Path) -> Target:
+def target_of(file: Path, *, trust: bool = False) -> Target:
     """The target that a file's name says: ``<variant>.<target>.<ending>``, as runs call their files; else its ending.
 
+    Args:
+        file: The exported file. The ``config.yaml`` beside it may choose options of the target.
+        trust: Whether that config may name any class instead.
+
     Raises:
-        InputError: The file is missing, or no runtime here reads files of its ending.
+        InputError: The file is missing, no runtime here reads files of its ending, or the config beside it asks for
+            more than options.
     """
     from hydra.utils import get_class
     from omegaconf import OmegaConf
 
+    from src.command.trust import plain_options, read_config
     from src.contracts import InputError
 
     if not file.is_file():
@@ -129,8 +135,11 @@ def target_of(file: Path) -> Target:
     name = [*named, *readers][0]
     beside = file.parent / "config.yaml"  # of the run that wrote it, perhaps with options of its own
     if named and beside.is_file():
-        run: Any = OmegaConf.to_container(OmegaConf.load(beside))
-        configs = {**configs, **(run.get("target") or {})}
+        run = read_config(beside).get("target") or {}
+        if not isinstance(run, dict):
+            raise InputError(f"{beside}: target is no mapping of targets")
+        if name in run:
+            configs[name] = run[name] if trust else plain_options(run[name], f"target.{name}", configs[name], beside)
     target: Target = build(configs, name, key=f"target.{name}")
     return target
 

@@ -26,20 +26,21 @@ class Prediction:
     classes: Sequence[tuple[str, float]]
 
 
-def predict(file: Path, images: Sequence[Path], top: int) -> list[Prediction]:
+def predict(file: Path, images: Sequence[Path], top: int, *, trust: bool = False) -> list[Prediction]:
     """Classify images with an exported file.
 
     Args:
         file: The exported file.
         images: Files of images.
         top: Number of classes to name for each image, at least 1.
+        trust: Whether the ``config.yaml`` beside the file may name any class.
 
     Raises:
         InputError: A file is missing or cannot be read, or ``top`` is less than 1.
     """
     if top < 1:
         raise InputError(f"--top must be at least 1, and is {top}")
-    target = target_of(file)
+    target = target_of(file, trust=trust)
     card = target.read_card(file)
     pixels = np.concatenate([prepare(path, card) for path in images])
     probabilities = softmax(target.load(file)(pixels).astype(np.float64))

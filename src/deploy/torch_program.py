@@ -28,6 +28,7 @@ from src.contracts import (
 )
 from src.deploy import cards
 from src.deploy.number_formats import checked_storage, halves
+from src.device.exported_program import UnsafeProgramError, read_program
 from src.device.runtimes import make_floats_of_weights
 from src.files.writing import write_bytes
 
@@ -82,6 +83,7 @@ class TorchProgram(Target):
         except Exception as error:  # torch raises many types of its own
             raise InputError(f"the network cannot be exported by torch.export: {first_line(error)}") from error
         program.example_inputs = None  # nobody needs this image
+        program._guards_code = []  # code, which nobody should run who reads the file
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names paths of this machine
         file = io.BytesIO()  # torch's writer ends the whole process if it cannot write
@@ -144,9 +146,6 @@ def _network(path: Path, threads: int) -> Any:
 
 def _read(path: Path, text: dict[str, str]) -> Any:
     """Read the program; the values of ``text`` are replaced by the texts that the file holds under its keys."""
-    import torch
-    import torch.ao.quantization.fx._decomposed  # defines the operators that INT8 programs hold
-
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} cannot be loaded by torch: it is no exported program")
     log = logging.getLogger("torch.export")
@@ -154,7 +153,11 @@ def _read(path: Path, text: dict[str, str]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.load(path, extra_files=text)
+            return read_program(path, text)
+    except UnsafeProgramError as error:
+        raise InputError(
+            f"{path} cannot be loaded by torch: it is no exported program of plain data, and could run code: {error}"
+        ) from error
     except Exception as error:  # torch raises many types
         raise InputError(
             f"{path} cannot be loaded by torch: it is no exported program that this torch reads"

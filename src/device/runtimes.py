@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from . import telemetry
+from .exported_program import UnsafeProgramError, read_program
 
 WORKSPACE_BYTES = 1 << 28  # memory that TensorRT may use while it builds; a Jetson Nano has 2 or 4 GB in all
 
@@ -188,7 +189,10 @@ def _torch(path: Path, threads: int) -> Loaded:
     except ImportError as error:
         raise _missing("torch", "python3 -m pip install torch", error)
     torch.set_num_threads(threads)
-    program = torch.export.load(str(path))
+    try:
+        program = read_program(path)
+    except UnsafeProgramError as error:
+        raise RefusedError("it is no exported program of plain data, and could run code: {}".format(error))
     module = program.module()
     make_floats_of_weights(module)
 

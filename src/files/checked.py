@@ -38,8 +38,10 @@ def checksums(files: Mapping[str, Path], notes: Path) -> dict[str, str]:
     for name, path in files.items():
         signature = _signature(path)
         known = noted.get(name)
-        unchanged = isinstance(known, list) and known[1:] == signature and signature[-1] < noted_at
-        found[name] = known if unchanged else [sha256_of(path), *signature]
+        if isinstance(known, list) and known[1:] == signature and signature[-1] < noted_at:
+            found[name] = known
+        else:
+            found[name] = [sha256_of(path), *signature]
     if any(found[name] is not noted.get(name) for name in files):
         with contextlib.suppress(OSError):
             write_text(notes, json.dumps(found))

@@ -36,14 +36,20 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"model.weights: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
 
+        try:
             return load_file(path)
+        except Exception as error:  # safetensors raises many types for a damaged file
+            raise InputError(f"model.weights: {path} cannot be read ({first_line(error)})") from error
+    try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors and torch raise many types for a damaged file
-        raise InputError(f"model.weights: {path} cannot be read ({first_line(error)})") from error
+    except Exception as error:  # of many types; torch's own text advises to run the code of a pickle
+        raise InputError(
+            f"model.weights: {path} cannot be read: it is damaged, or holds more than tensors, which could run code; "
+            f"write it by torch.save(model.state_dict(), file)"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
@@ -56,7 +62,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Load a file of weights into ``model``; the file must hold all of its tensors and no others.
 
     Raises:
-        InputError: Names or shapes differ, or a value is NaN or infinite; the message names the first such tensors.
+        InputError: Names or shapes differ, or a tensor holds what no network computes with (``wrong_values``); the
+            message names the first such tensors.
     """
     weights = dict(read_weights(path))
     own = model.state_dict()
@@ -73,7 +80,31 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(f"model.weights: {path} does not fit the model: {'; '.join(wrong[:3])}{more}")
-    broken = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    broken: dict[str, list[str]] = {}
+    for name, value in weights.items():
+        reason = wrong_values(name, value)
+        if reason is not None:
+            broken.setdefault(reason, []).append(name)
     if broken:
-        raise InputError(f"model.weights: {path} holds NaN or infinite values in {', '.join(broken[:3])}")
+        reasons = [f"{reason} in {', '.join(names[:3])}" for reason, names in broken.items()]
+        raise InputError(f"model.weights: {path} holds {'; '.join(reasons)}")
     model.load_state_dict(weights, strict=False)
+
+
+def wrong_values(name: str, value: Tensor) -> str | None:
+    """What in a tensor of a state dict no network computes with; None if nothing.
+
+    A large weight is no wrong one, as long as the sum of the squares of its tensor is a number in float32 (no value
+    above 1.8e19): scores, norms and scales are computed from it. A variance is not negative.
+    """
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return "sparse, quantized or absent values"
+    if value.is_complex():
+        return "complex numbers"
+    if not bool(torch.isfinite(value).all()):
+        return "NaN or infinite values"
+    if not bool(torch.isfinite(value.float().square().sum())):
+        return "values so large that their squares overflow float32"
+    if name.rpartition(".")[2] == "running_var" and bool((value < 0).any()):
+        return "negative variances"
+    return None

@@ -78,7 +78,8 @@ def fit(
         loss: The loss; None takes that of the recipe.
 
     Raises:
-        InputError: The weights became NaN or infinite; the checkpoint is removed.
+        InputError: The weights became NaN, infinite or so large that their squares overflow, and the checkpoint is
+            removed; or the checkpoint cannot be read, and stays.
         KeyboardInterrupt: Ctrl-C; the checkpoint of the last epoch stays.
     """
     use_compute(compute)
@@ -96,10 +97,11 @@ def fit(
         _run(trainer, module, train, validation, checkpoint if resumed_epoch is not None else None)
     finally:
         progress.stop()
-    if course.epochs and not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
+    if course.epochs and not all(torch.isfinite(t.float().square().sum()) for t in model.state_dict().values()):
         checkpoint.unlink()
         raise InputError(
-            f"training diverged: weights became NaN or infinite by epoch {len(course.epochs)}; lower the learning rate"
+            f"training diverged: weights became NaN, infinite or too large by epoch {len(course.epochs)}; "
+            f"lower the learning rate"
         )
     if best is not None and best.weights:
         model.load_state_dict(best.weights)
@@ -125,10 +127,20 @@ def _trainer(recipe: Recipe, compute: Compute, callbacks: list[Callback]) -> pl.
 
 
 def _last_epoch(checkpoint: Path) -> int | None:
-    """The epoch after which the checkpoint was written; None if there is no checkpoint."""
+    """The epoch after which the checkpoint was written; None if there is no checkpoint.
+
+    Raises:
+        InputError: It is no checkpoint, or holds more than numbers and tensors.
+    """
     if not checkpoint.exists():
         return None
-    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"])
+    try:
+        return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["epoch"])
+    except Exception as error:  # of many types; torch's own text advises to run the code of a pickle
+        raise InputError(
+            f"{checkpoint} cannot be resumed: it is damaged, or holds more than numbers and tensors, which could run "
+            f"code; remove it, and the training starts again"
+        ) from error
 
 
 def _run(

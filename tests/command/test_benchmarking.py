@@ -47,7 +47,7 @@ class MadeUp(Target):
 def _made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second file is twice as fast as the first; nothing tells its energy or memory."""
     second = replace(TIMING, rounds_ms=(0.5, 0.5, 0.5), energy_uj=None, energy_source=None, peak_memory_bytes=None)
-    monkeypatch.setattr(benchmarking, "target_of", lambda path: MadeUp())
+    monkeypatch.setattr(benchmarking, "target_of", lambda path, trust: MadeUp())
     monkeypatch.setattr(benchmarking, "time_files", lambda files, image, clock: [TIMING, second][: len(files)])
 
 

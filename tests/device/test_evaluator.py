@@ -66,7 +66,7 @@ def test_only_the_standard_library_and_numpy_are_imported_and_runtimes_only_when
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             names = [node.module or ""]
-        within = RUNTIMES if id(node) in inner and path.stem == "runtimes" else set()
+        within = RUNTIMES if id(node) in inner and path.stem in ("runtimes", "exported_program") else set()
         assert {name.partition(".")[0] for name in names} <= allowed | within
 
 

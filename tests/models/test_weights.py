@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from src.contracts import InputError
 from src.models.build import Network
 from src.models.resnet import CifarResNet
+from src.models.trained import Trained
 from src.models.weights import load_weights, read_weights, save_weights
 
 
@@ -68,6 +69,41 @@ def test_a_value_that_is_no_number_is_refused_with_its_tensor_and_file(tmp_path:
     with pytest.raises(InputError, match=r"w\.safetensors holds NaN or infinite values in 3\.weight$"):
         load_weights(other, tmp_path / "w.safetensors")
     assert bits(other) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("3.weight", lambda value: value + 3e38, "values so large that their squares overflow float32 in 3.weight"),
+        ("3.weight", lambda value: value - 3e38, "values so large that their squares overflow float32 in 3.weight"),
+        (
+            "3.bias",
+            lambda value: value.double() + 1e300,
+            "values so large that their squares overflow float32 in 3.bias",
+        ),
+        ("1.running_var", lambda value: value - 2, "negative variances in 1.running_var"),
+        ("0.weight", lambda value: value.to(torch.complex64), "complex numbers in 0.weight"),
+        ("0.weight", lambda value: value.to_sparse(), "sparse, quantized or absent values in 0.weight"),
+    ],
+)
+def test_values_that_no_network_computes_with_are_refused_with_their_tensor(
+    tmp_path: Path, name: str, change: Any, reason: str
+) -> None:
+    state, other = net(0).state_dict(), net(1)
+    before = bits(other)
+    state[name] = change(state[name])
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=f"w.pt holds {reason}$"):
+        load_weights(other, tmp_path / "w.pt")
+    assert bits(other) == before
+
+
+def test_large_weights_are_no_wrong_ones(tmp_path: Path) -> None:
+    model, other = net(0), net(1)
+    model[3].weight.data[0, 0], model[1].running_var[:] = 1e18, torch.tensor([0.0, 1e9])
+    save_weights(model, tmp_path / "w.safetensors")
+    load_weights(other, tmp_path / "w.safetensors")
+    assert bits(other) == bits(model)
 
 
 def test_counters_and_layouts_come_back(tmp_path: Path) -> None:
@@ -157,8 +193,18 @@ class Intruder:
 
 def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2), "more": Intruder(tmp_path / "intruded")}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read") as caught:
         load_weights(nn.Linear(2, 2), tmp_path / "w.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
+    assert "could run code; write it by torch.save(model.state_dict(), file)" in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch advises weights_only=False, which runs the code
+
+
+def test_a_teacher_with_code_in_it_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2), "more": Intruder(tmp_path / "intruded")}, tmp_path / "w.pt")
+    teacher = Trained(model=lambda num_classes: nn.Linear(2, num_classes), weights=str(tmp_path / "w.pt"))
+    with pytest.raises(InputError, match="cannot be read"):
+        teacher(num_classes=2)
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
 
 

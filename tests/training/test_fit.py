@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,28 @@ def test_callbacks_see_every_step_and_its_share(splits: DataSplits, tmp_path: Pa
 def test_a_diverged_training_says_so(splits: DataSplits, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="diverged"):
         train(splits, network(splits), tmp_path / "c.ckpt", rate=1e20)
+
+
+class Intruder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("hostile", [True, False], ids=["code", "text"])
+def test_a_checkpoint_that_is_none_is_refused_in_one_line_and_not_run(
+    splits: DataSplits, tmp_path: Path, hostile: bool
+) -> None:
+    path = tmp_path / "c.ckpt"
+    torch.save({"epoch": 1, "more": Intruder(tmp_path / "intruded")}, path) if hostile else path.write_text("text")
+    with pytest.raises(InputError, match=r"c\.ckpt cannot be resumed.*; remove it, and the training starts") as caught:
+        train(splits, network(splits), path)
+    assert "weights_only" not in str(caught.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["c.ckpt"]
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

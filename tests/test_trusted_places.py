@@ -1,0 +1,70 @@
+"""Every place that could make code of a file is known; SECURITY.md says what holds there."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Calls that unpickle, evaluate, import or build what a text names; those of the second line by any module's name.
+CALLS = {"eval", "exec", "compile", "__import__", "np.load", "numpy.load", "torch.load", "torch.export.load"} | {
+    *("torch.jit.load", "torch.hub.load", "torch.package.PackageImporter", "onnx.load", "yaml.load", "ctypes.CDLL")
+}
+LAST_NAMES = {
+    *("import_module", "find_spec", "instantiate", "get_class", "get_object", "get_method", "load_from_checkpoint"),
+    *("load_library", "load_from_config", "run_path", "run_module", "unsafe_load", "read_pickle", "add_extension"),
+    *("register_custom_ops_library", "add_safe_globals"),
+}
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
+KNOWN = {
+    ("src/command/composition.py", "get_class"),  # conf/target
+    ("src/command/composition.py", "get_object"),  # beside instantiate
+    ("src/command/composition.py", "instantiate"),  # typed, in conf/, or checked by src.command.trust
+    ("src/command/trust.py", "get_class"),  # conf/target
+    ("src/data/image_folder.py", "np.load"),  # takes no objects by default
+    ("src/deploy/onnx_export.py", "onnx.load"),  # protocol buffers
+    ("src/deploy/onnx_graph.py", "onnx.load"),
+    ("src/device/exported_program.py", "torch.export.load"),  # after check_program, without pickles
+    ("src/device/manifest.py", "np.load"),  # takes no objects by default
+    ("src/device/runtimes.py", "ctypes.CDLL"),  # CUDA's own library
+    ("src/methods/_nncf.py", "nncf.torch.load_from_config"),  # modules of NNCF only
+    ("src/models/weights.py", "torch.load"),  # weights_only=True
+    ("src/stages/identity.py", "importlib.util.find_spec"),  # of a class that is built anyway
+    ("src/training/fit.py", "torch.load"),  # weights_only=True
+}
+
+
+def test_every_call_that_could_run_code_from_a_file_stands_in_a_known_place() -> None:
+    found: set[tuple[str, str]] = set()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        place = str(path.relative_to(ROOT))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                if name in CALLS or name.rpartition(".")[2] in LAST_NAMES:
+                    found.add((place, name))
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                assert not PICKLES & {module.partition(".")[0] for module in modules}, place
+    assert sorted(found ^ KNOWN) == []
+
+
+def test_torch_reads_tensors_only_and_numpy_no_objects() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name, options = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if name == "torch.load" or (name == "trainer.fit" and "ckpt_path" in options):
+                assert options.get("weights_only") == "True", path
+            if name == "np.load":
+                assert "allow_pickle" not in options, path
+
+
+def test_security_md_names_every_kind_of_file_and_how_to_report() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    kinds = ("config.yaml", ".pt2", ".onnx", ".tflite", ".xml", ".safetensors", ".pt", "training.ckpt", "stage.json")
+    kinds += ("results.json", "survey.json", "search.json", "search.db", ".pyz", "device_results.json", ".npz", "CIFAR")
+    assert [kind for kind in kinds if kind not in text] == []
+    assert "## Report a hole" in text
+    assert "--trust" in text
