@@ -30,10 +30,10 @@ def locked() -> list[tuple[str, str]]:
 def licence(package: str) -> str:
     """What ``package`` states: an SPDX expression, else a short name, else classifiers."""
     stated = metadata.metadata(package)
-    name = stated["License-Expression"]
+    name = stated.get("License-Expression")
     if not name:
         classes = [text for text in stated.get_all("Classifier") or () if text.startswith("License :: ")]
-        name = stated["License"] or ""
+        name = stated.get("License") or ""
         if len(name) > 40 or name in ("", "UNKNOWN", "Dual License"):
             name = " OR ".join(text.rpartition(" :: ")[2] for text in classes)
         name = name.rpartition(" :: ")[2]

@@ -25,7 +25,6 @@ KNOWN = {
     ("src/deploy/onnx_export.py", "onnx.load"),  # protocol buffers
     ("src/deploy/onnx_graph.py", "onnx.load"),
     ("src/device/exported_program.py", "torch.export.load"),  # after check_program, without pickles
-    ("src/device/manifest.py", "np.load"),  # takes no objects by default
     ("src/device/runtimes.py", "ctypes.CDLL"),  # CUDA's own library
     ("src/methods/_nncf.py", "nncf.torch.load_from_config"),  # modules of NNCF only
     ("src/models/weights.py", "torch.load"),  # weights_only=True

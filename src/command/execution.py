@@ -76,13 +76,12 @@ def execute(
     tracker = build_tracker(resolved["tracking"])
     store = StageStore(Path(resolved["artifacts"]), refresh_before, console.line)
     splits = prepare(plan)
-    names, data = (plan.name, plan.variant, plan.model_name, plan.seed), DataDescription.of(splits)
-    described = RunDescription(*names, data, resolved, command, folder, survey, git_commit(), versions())
+    names = (plan.name, plan.variant, plan.model_name, plan.seed, DataDescription.of(splits))
+    described = RunDescription(*names, resolved, command, folder, survey, git_commit(), versions())
     tracked = _start(described, tracker, store, choices, console)
     status = "FAILED"
     try:
-        experiment = Experiment(plan, splits, store=store, tracked=tracked, console=console, folder=folder)
-        rows, refused = experiment.run()
+        rows, refused = Experiment(plan, splits, store=store, tracked=tracked, console=console, folder=folder).run()
         results = Results(
             **origin(plan, choices, tracker.uri, command=command, overrides=overrides),
             identity=rows[-1].identity,

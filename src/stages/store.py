@@ -251,18 +251,18 @@ class StageStore:
         folder = self.folder(identity)
         try:
             record = read_record(folder / RECORD)
-        except FileNotFoundError:
+            if FILES not in record:
+                return record, UNCHECKED
+            if record.get(RECORD_DIGEST) != _digest_of(record):
+                return record, _sentence(identity, RECORD)
+            there = {name: path for name in record[FILES] if (path := folder / name).is_file()}
+            damaged = _first_damaged(record, checksums(there, folder / CHECKED))
+        except FileNotFoundError:  # also if another process empties the folder now
             return None, None
         except LaterSchemaError:
             raise
         except (InputError, IsADirectoryError):
             return None, _sentence(identity, RECORD)
-        if FILES not in record:
-            return record, UNCHECKED
-        damaged = RECORD if record.get(RECORD_DIGEST) != _digest_of(record) else None
-        if damaged is None:
-            there = {name: path for name in record[FILES] if (path := folder / name).is_file()}
-            damaged = _first_damaged(record, checksums(there, folder / CHECKED))
         return record, None if damaged is None else _sentence(identity, damaged)
 
     def _is_stale(self, folder: Path) -> bool:
