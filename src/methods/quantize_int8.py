@@ -25,7 +25,7 @@ class QuantizeInt8(QuantizingMethod):
 
     Attributes:
         bias_correction: Let NNCF correct biases for the mean error on calibration images. On the networks measured it
-            made the logits differ more (docs/methods.md).
+            made the logits differ more (docs/methods/quantize_int8.md).
         ignored: Patterns of weight names whose layers stay floats.
         fine_tune: How the network is trained under quantization (QAT); None calibrates only.
 

@@ -68,7 +68,7 @@ def _commit_and_remark() -> tuple[str | None, str | None]:
                 f"No commit is recorded, since the repository {folder} does not hold this project's source; "
                 f"the results name the source by its digest, {source_digest()}"
             )
-        commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", *SOURCE)
+        commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=all", *SOURCE)
     except OSError:  # there is no git
         return None, None
     if commit.returncode != 0 or status.returncode != 0:
