@@ -61,6 +61,14 @@ def test_the_commit_is_named_and_an_edit_makes_it_dirty(project: Path) -> None:
     assert edited[1] != clean[1]
 
 
+def test_a_new_file_makes_it_dirty_whatever_git_is_told_to_show(project: Path) -> None:
+    made = commit(project, ".")
+    git(project, "config", "status.showUntrackedFiles", "no")
+    assert asked(project)[0] == made
+    (project / "src" / "new.py").write_text("")
+    assert asked(project)[0] == f"{made}-dirty"
+
+
 def test_a_project_unpacked_inside_another_repository_has_no_commit(project: Path) -> None:
     (project.parent / "thesis.tex").write_text("words")
     commit(project.parent, "thesis.tex")
