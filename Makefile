@@ -1,6 +1,8 @@
 # Python 3.11 to 3.13, make and a C++ compiler are all that a fresh machine needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# Each file of tests goes to one of two workers, in the order of tests/conftest.py: the long files first.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 
 .PHONY: run pipeline test slow conformance lint format bench lock clean
@@ -14,11 +16,11 @@ pipeline: $(INSTALLED)
 
 # All but what is slow and rarely breaks.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # The rest of the tests: whole commands that are killed, begun twice, or changed by somebody.
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest $(WORKERS) -m slow
 
 # Every method on every architecture, and every pair of methods.
 conformance: $(INSTALLED)
@@ -56,6 +58,8 @@ $(INSTALLED): requirements.lock
 	@# Byte code is compiled once, here: each process that has to do it by itself loses ten seconds and more.
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --require-hashes --no-build-isolation --compile-bytecode -r requirements.lock || \
 		$(BIN)/python -m pip install -q --require-hashes --no-build-isolation --no-deps -r requirements.lock  # where only pip knows the package index
+	@# NNCF compiles its operators for training in INT8 once, for a minute; without a compiler it uses slower ones.
+	@$(BIN)/python -c "import src; from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader as ops; ops.load()"
 	@touch $@
 
 clean:

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from src.command import exits, trust
+from src.command.options import Parser
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m src.bundle",
         description=__doc__,
         epilog="On the board: python3 board.pyz. Then here: python -m src.import_results device_results.json",

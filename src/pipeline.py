@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 
 from src.command import exits
+from src.command.options import Parser
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m src.pipeline", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")

@@ -6,11 +6,12 @@ import argparse
 import sys
 
 from src.command import exits
+from src.command.options import Parser
 from src.tracking.aliases import RULES
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m src.promote",
         description="Move an alias of a registered model to a version that is better by the alias's rule; exit 4 if "
         "it is not.",

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 from src.command import exits, help
-
-if TYPE_CHECKING:
-    from src.command.jobs import Job
 
 USAGE = """\
 python -m src.sensitivity +experiment=NAME [key=value ...]    the experiment's network, each layer changed alone
@@ -29,28 +25,11 @@ def main() -> int:
 
 
 def _run() -> int:
+    from src.command.analysis import analyse_job
     from src.command.jobs import run_job
 
     sys.argv.append("hydra.mode=RUN")  # of a survey only data, model and training are used
-    return run_job("sensitivity", _analyse)
-
-
-def _analyse(job: Job) -> None:
-    from src.display.terminal import Console, only_ours
-
-    with only_ours(job.folder / "run.log", verbose=job.resolved["verbose"]) as terminal:
-        from dataclasses import replace
-        from pathlib import Path
-
-        from src.command.composition import build, build_plan
-        from src.experiment.sensitivity import Sweep, analyse
-        from src.stages.store import StageStore
-
-        sweep = build(job.resolved, "sensitivity", Sweep)
-        plan = replace(build_plan(job.resolved, job.choices), steps={}, variant="baseline")
-        console = Console(terminal, "")
-        store = StageStore(Path(job.resolved["artifacts"]), say=console.line)
-        analyse(plan, sweep, store=store, console=console, folder=job.folder)
+    return run_job("sensitivity", analyse_job)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,10 +19,27 @@ from src.contracts import DataSplits
 from src.data.shapes import Shapes
 from src.metrics.timing import PRELOADED, time_files
 
+if TYPE_CHECKING:
+    from tests.exported import Quantized
+
 MakeStore = Callable[[Path], str]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
+
+
+# Files of few and long tests, which run whole commands: they come first, so that no worker is left alone with one.
+LONG = ("tests/methods/test_conformance.py", "tests/test_", "tests/command/", "tests/experiment/", "tests/study/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of long files first, in the order of ``LONG``; within each, the order stays."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return next((at for at, start in enumerate(LONG) if file.startswith(start)), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +95,14 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> MakeStore:
         return f"sqlite:///{folder / 'mlflow.db'}"
 
     return copied
+
+
+@pytest.fixture(scope="session")
+def quantized() -> Quantized:
+    """A quantized network, made once: tests of targets and of metrics read it."""
+    from tests.exported import quantize
+
+    return quantize()
 
 
 def mounted(folder: Path, *options: str) -> Iterator[Path]:

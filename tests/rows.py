@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.contracts import Precision, Row, Runtime
+from src.contracts import BY_NAME, Precision, Row, Runtime
 
 
 def row(**changes: Any) -> Row:
@@ -15,6 +15,7 @@ def row(**changes: Any) -> Row:
         "precision": Precision(("float32",)),
         "bits_per_weight": 32.0,
         "accuracy": 0.9,
+        "balanced_accuracy": 0.9,
         "accuracy_change": None,
         "accuracy_validation": 0.91,
         "accuracy_torch": 0.9,
@@ -31,6 +32,7 @@ def row(**changes: Any) -> Row:
         "agreement": 1.0,
         "logit_difference_max": 1e-6,
         "logit_difference_mean": 1e-7,
+        "logit_range": 10.0,
         "departs_at": None,
         "throughput_per_s": 4000.0,
         "throughput_batch": 8,
@@ -55,7 +57,7 @@ def row(**changes: Any) -> Row:
         "timed_at": "2026-01-01T00:00:00+00:00",
         "unavailable": {},
     }
-    return Row(**{**values, **changes})
+    return Row(**{**dict.fromkeys(BY_NAME), **values, **changes})  # a column that is new is None
 
 
 def variant(name: str, **changes: Any) -> Row:

@@ -44,6 +44,7 @@ def rows_of(folder: Path) -> list[dict]:
     return json.loads((folder / "results.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_files_of_several_runtimes_are_timed_together(commands: Commands) -> None:
     _, folder = commands.run("method=quantize_int8", "target=[onnxruntime,openvino]", *FAST)
     files = [str(folder / name) for name in FILES]

@@ -78,7 +78,9 @@ def on_board(folder: Path) -> Path:
 
 
 def imported(commands: Commands, folder: Path, file: Path) -> Said:
-    return commands.call("import_results", str(file), "--artifacts", str(folder / "artifacts"))
+    return commands.call(
+        "import_results", str(file), "--artifacts", str(folder / "artifacts"), "--uri", str(folder / "tracking.jsonl")
+    )
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -90,6 +92,20 @@ def refused(said: Said, text: str) -> None:
     assert said.code == 2
     assert text in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def test_a_bundle_that_the_board_would_refuse_is_not_written(commands: Commands, there: Path) -> None:
+    path = there / "other" / "config.yaml"
+    config = OmegaConf.load(path)
+    config.data.mean, config.data.std = [1.2, 0.5, 0.5], [0.5, 0.5, 0.5]
+    path.write_text(OmegaConf.to_yaml(config))
+    said = pack(commands, there, "other", images="2")
+    refused(
+        said, f"The board would refuse {there / 'board.pyz'}: its manifest.json is not as this evaluator expects it"
+    )
+    assert "samples[shapes].mean[0] is 1.2, and must be a number from 0 to 1" in said.err
+    assert not (there / "board.pyz").exists()
+    assert not list((there / "artifacts" / ".bundles").glob("*.json"))
 
 
 def test_a_survey_measured_again_has_the_hosts_accuracies_and_stands_beside_its_runs_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,11 +48,33 @@ def test_no_file_is_longer_than_one_can_hold(files: list[Path], longest: int) ->
 def test_no_function_is_longer_than_sixty_lines() -> None:
     long = {
         f"{path.relative_to(ROOT)}:{function.lineno} {function.name}": length
-        for path in SOURCES
+        for path in [*SOURCES, *TESTS]
         for function in functions(path)
         if (length := (function.end_lineno or 0) - function.lineno + 1) > 60
     }
     assert long == {}
+
+
+NOT_SHOWN = {"batches_on_device", "read_sensitivity"}  # they only move batches and read a file
+
+
+def test_every_public_function_of_the_primitives_has_an_executed_example() -> None:
+    names = [
+        node.name
+        for path in (ROOT / "src" / "primitives").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and not node.name.startswith("_")
+        and ">>>" not in (ast.get_docstring(node) or "")
+    ]
+    assert set(names) == NOT_SHOWN
+
+
+def test_examples_stand_only_where_they_are_executed() -> None:
+    executed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
+    shown = [path for path in SOURCES if ">>> " in path.read_text()]
+    assert len(shown) > 20
+    assert [path for path in shown if not any(path.is_relative_to(ROOT / place) for place in executed)] == []
 
 
 def test_the_description_of_an_argument_names_its_noun() -> None:
@@ -59,3 +82,15 @@ def test_the_description_of_an_argument_names_its_noun() -> None:
     pattern = re.compile(r"^\s+(?:[a-z_`*]+(?:, [a-z_`*]+)*: )Of ", re.MULTILINE)
     found = {str(path.relative_to(ROOT)): pattern.findall(path.read_text()) for path in SOURCES}
     assert {path: hits for path, hits in found.items() if hits} == {}
+
+
+def test_the_first_sentence_of_a_docstring_names_its_subject() -> None:
+    """``Count a convolution``, not ``Of a convolution``."""
+    beginnings = {
+        f"{path.relative_to(ROOT)}:{node.name}": docstring
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and (docstring := ast.get_docstring(node) or "").startswith("Of ")
+    }
+    assert beginnings == {}

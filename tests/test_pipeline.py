@@ -173,7 +173,7 @@ def test_wrong_choices_are_named(commands: Commands) -> None:
     assert (said.code, said.err.partition(";")[0]) == (2, "params.yaml: 'method' is no choice")
     choose(methods="cluster")
     said = commands.call("pipeline", "compose")
-    assert (said.code, said.err.strip()) == (2, "params.yaml: methods must be a list, and is 'cluster'")
+    assert (said.code, said.err.strip()) == (2, "params.yaml: methods must be a list of words, and is 'cluster'")
 
 
 def test_two_runs_become_a_table_metrics_and_plots_and_lead_to_their_revision(commands: Commands, there: Path) -> None:

@@ -140,6 +140,7 @@ def test_a_search_ends_with_a_file_within_the_budget_and_the_command_that_makes_
     assert remade["sha256"] == row["sha256"]
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_and_more_trials_are_added(finished: Finished, commands: Commands) -> None:
     shutil.copytree(finished.folder, commands.folder, dirs_exist_ok=True)
     before = finished.record
@@ -190,12 +191,14 @@ def test_a_hopeless_budget_is_refused_before_any_training(untrained: Commands) -
     assert not list(untrained.artifacts.rglob("stage.json"))
 
 
+@pytest.mark.slow
 def test_a_hopeless_budget_is_refused_if_the_hardest_chain_cannot_be_made_either(untrained: Commands) -> None:
     said = search(untrained, "budget.size_bytes=100", "space.channels.choose.sparsity.hardest=0.9", *TWO_STEPS)
     assert said.code == 2
     assert said.err.splitlines()[-1].startswith("The budget cannot be kept")
 
 
+@pytest.mark.slow
 def test_a_chain_of_no_step_may_be_the_best_there_is(commands: Commands) -> None:
     nothing = "search.first=[{prune:false,channels:false,cluster:false,quantize:false}]"
     said = search(commands, nothing, "search.trials=1", "search.objectives=[accuracy_validation]")
@@ -218,6 +221,7 @@ def test_if_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands) ->
     assert written(commands)["chosen"] is None
 
 
+@pytest.mark.slow
 def test_if_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(commands: Commands) -> None:
     early = ["search.lengths=[0.5,1.0]", "space.prune.optional=false", "search.trials=2"]
     said = search(commands, "budget.latency_ms=0.000001", *early)
@@ -230,6 +234,7 @@ def test_if_every_trial_is_stopped_early_the_nearest_is_named_all_the_same(comma
     assert (commands.folder / "found" / "front.png").exists()
 
 
+@pytest.mark.slow
 def test_a_study_begun_anew_in_the_same_folder_has_a_run_of_its_own(commands: Commands) -> None:
     events = commands.folder / "tracking.jsonl"
     for _ in range(2):
@@ -241,6 +246,7 @@ def test_a_study_begun_anew_in_the_same_folder_has_a_run_of_its_own(commands: Co
     assert len(parents) == len(set(parents)) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_continues(commands: Commands) -> None:
     alone = "channels:false,quantize:false,prune.fine_tune.epochs:2"
     zeros = f"{{{alone},prune:true,cluster:true,cluster.clusters:1}}"  # zeros take the only value
@@ -304,6 +310,7 @@ def test_without_a_name_the_searches_are_listed(commands: Commands) -> None:
     assert said.err == "Which search? +search=NAME; there are: cifar_budget, digits_budget, mnist_budget\n"
 
 
+@pytest.mark.slow
 def test_the_tracking_store_has_every_trial_and_the_chosen_model_is_registered(
     commands: Commands,
     mlflow_store: MakeStore,

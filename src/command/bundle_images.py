@@ -6,14 +6,15 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from src.command.bundle_files import MeasuredFile
-from src.command.composition import build
+from src.command.composition import build, target_of
 from src.contracts import DataSplits, ImageSet, InputError
 
 SEED = 0  # chooses the same test images each time
@@ -60,17 +61,38 @@ def samples_of(files: Sequence[MeasuredFile], count: int | None) -> list[Sample]
     samples: dict[str, Sample] = {}
     by_config: dict[str, Sample] = {}
     for file in files:
-        config = json.dumps(file.config["data"], sort_keys=True)
+        config = _config(file)
         if config not in by_config:
-            splits: DataSplits = build(dict(file.config), "data").load()
-            content = json.dumps([splits.checksum, len(splits.test), splits.mean, splits.std, splits.classes])
+            splits: DataSplits = build({"data": _data(file)}, "data").load()
+            if file.config["model"].get(
+                "pretrained"
+            ):  # its weights have a normalization of their own, held by the file
+                card = target_of(file.parts[0]).read_card(file.parts[0])
+                splits = replace(splits, mean=card.mean, std=card.std)
+            about = [splits.checksum, len(splits.test), splits.image_shape, asdict(splits.preparation)]
+            content = json.dumps([*about, splits.mean, splits.std, splits.classes])
             if content not in samples:
                 same_name = sum(sample.manifest["data"] == splits.name for sample in samples.values())
                 name = f"{splits.name}-{same_name + 1}" if same_name else splits.name
                 samples[content] = _sample(splits, name, count)
             by_config[config] = samples[content]
         _check_same_data(file, by_config[config])
-    return [by_config[json.dumps(file.config["data"], sort_keys=True)] for file in files]
+    return [by_config[_config(file)] for file in files]
+
+
+def _data(file: MeasuredFile) -> dict[str, Any]:
+    """The config of a file's data; records of before call the folder that ``DNNC_DATA`` may name ``data``."""
+    config = dict(file.config["data"])
+    if config.get("root") == "data" and not Path("data").exists():
+        config["root"] = None
+    return config
+
+
+def _config(file: MeasuredFile) -> str:
+    """What determines the images of a file and their normalization."""
+    model = file.config["model"]
+    pretrained = [model["_target_"], model.get("name")] if model.get("pretrained") else []
+    return json.dumps([file.config["data"], *pretrained], sort_keys=True)
 
 
 def pick(images: ImageSet, count: int | None, classes: int) -> ImageSet:
@@ -115,6 +137,7 @@ def _sample(splits: DataSplits, name: str, count: int | None) -> Sample:
         "classes": list(splits.classes),
         "mean": list(splits.mean),
         "std": list(splits.std),
+        **asdict(splits.preparation),  # how these images were made; the evaluator resizes nothing
     }
     return Sample(content, manifest)
 

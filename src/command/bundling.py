@@ -17,7 +17,7 @@ from src.command.bundle_files import MeasuredFile, measured_files
 from src.command.bundle_images import Sample, samples_of
 from src.command.bundle_records import BundleRecord, HostModel
 from src.contracts import Entry, InputError
-from src.files.writing import write_bytes
+from src.files.writing import replacing
 
 EVALUATOR = Path(device.__path__[0])
 MAIN = "import sys\n\nfrom device.__main__ import main\n\nsys.exit(main())\n"
@@ -70,8 +70,8 @@ def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path, *, trus
         trust: Whether the ``config.yaml`` of a run may name any class.
 
     Raises:
-        InputError: A folder holds no results, a file is not the one that was measured, or the test images are not the
-            ones that it was measured on.
+        InputError: A folder holds no results, a file is not the one that was measured, the test images are not the ones
+            that it was measured on, or the board would refuse the bundle.
     """
     count = _image_count(images)
     _check_place(to)
@@ -81,10 +81,26 @@ def bundle(runs: Sequence[Path], to: Path, images: str, artifacts: Path, *, trus
     different = sorted({sample.name: sample for sample in samples}.values(), key=lambda sample: sample.name)
     manifest = _manifest(models, different)
     record = BundleRecord(manifest["id"], {model.manifest["name"]: model.host for model in models})
-    record.write(artifacts)
-    write_bytes(to, archive(_files(models, different, manifest)))
+    with replacing(to) as part:
+        part.write_bytes(archive(_files(models, different, manifest)))
+        _check_as_on_the_board(part, to)
+        record.write(artifacts)
     to.chmod(to.stat().st_mode | (to.stat().st_mode & 0o444) >> 2)  # executable for everyone who may read it
     return Bundled(to, manifest["id"], len(models), different, to.stat().st_size)
+
+
+def _check_as_on_the_board(part: Path, to: Path) -> None:
+    """Read a bundle as its own evaluator does: what that refuses is not written.
+
+    Raises:
+        InputError: The evaluator would refuse it.
+    """
+    from src.device.manifest import Bundle, BundleError
+
+    try:
+        Bundle(part)
+    except BundleError as error:
+        raise InputError(f"The board would refuse {str(error).replace(str(part), str(to))}") from error
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.command.config_checks import check_keys, check_types, check_values
 from src.command.exits import CONF, explain_constructor, explain_instantiation
 
 if TYPE_CHECKING:
     from src.contracts import Target, Tracker
     from src.experiment.plan import Plan
+    from src.models.build import NetworkSource
+
+
+# Keys that change nothing while they are null or false.
+OPTIONAL = {
+    "data": ("height", "width", "interpolation", "crop", "fit", "background", "mixing"),
+    "model": ("weights_key", "replace_head", "output"),
+    "training": ("auxiliary_weight",),
+}
 
 
 def register_resolvers() -> None:
@@ -41,7 +51,17 @@ def composed(overrides: Sequence[str], config_name: str = "config") -> tuple[dic
     OmegaConf.set_struct(config, False)
     OmegaConf.set_readonly(config, False)
     del config["hydra"]
-    return OmegaConf.to_container(config, resolve=True), choices  # type: ignore[return-value]
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    check_keys(plain, OmegaConf.to_container(config), config_name)
+    return plain, choices
+
+
+def set_values(group: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A config without the optional keys that are not set, so that a new one changes no identity until it is."""
+    optional = OPTIONAL.get(group, ())
+    return {
+        key: value for key, value in config.items() if key not in optional or (value is not None and value is not False)
+    }
 
 
 def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
@@ -51,23 +71,19 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         resolved: The composed config as plain dicts and lists.
         chosen: Hydra's choices: which file each group came from.
     """
-    from src.contracts import InputError, Target, as_method
+    check_values(resolved)
+    from src.contracts import InputError, ModelBuilder, Target, as_method
     from src.experiment.plan import Part, Plan
     from src.methods.chain import Chain
     from src.metrics.timing import Clock
     from src.training.recipe import Compute
 
-    if isinstance(resolved["seed"], bool) or not isinstance(resolved["seed"], int) or resolved["seed"] < 0:
-        raise InputError(f"seed must be a whole number from 0, and is {resolved['seed']!r}")
-    model_config = dict(resolved["model"])
-    weights = model_config.pop("weights", None)
-    training_config = dict(resolved["training"])
-    if weights and not Path(weights).expanduser().is_file():
-        raise InputError(f"model.weights: there is no file {weights}")
+    source, model_config, model_name = _network(resolved["model"], chosen["model"])
+    training_config = set_values("training", resolved["training"])
     compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
     compute = build({"training": compute_config}, "training", Compute.resolve)
-    data = Part(build(resolved, "data"), resolved["data"])
-    model = Part(build({"model": {**model_config, "_partial_": True}}, "model"), model_config)
+    data = Part(build(resolved, "data"), set_values("data", resolved["data"]))
+    model: Part[ModelBuilder] = Part(source, model_config)
     training = Part(build({"training": training_config}, "training"), training_config)
     method = build(resolved, "method")
     if isinstance(method, Chain):
@@ -92,8 +108,8 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         seed=resolved["seed"],
         data=data,
         model=model,
-        model_name=chosen["model"] if chosen["model"] != "custom" else model_config["_target_"].rpartition(".")[2],
-        weights=Path(weights).expanduser() if weights else None,
+        model_name=model_name,
+        weights=source.weights,
         training=training,
         compute=compute,
         steps=steps,
@@ -101,6 +117,33 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
         clock=build(resolved, "timing", Clock),
         board=build(resolved, "board"),
     )
+
+
+def _network(config: dict[str, Any], choice: str) -> tuple[NetworkSource, dict[str, Any], str]:
+    """The network of a ``model`` config, all that determines it beside the file of its weights, and what it is called.
+
+    It is called as its library, its file or its class calls it, else as the file of conf/model, ``choice``.
+    """
+    from src.contracts import InputError
+    from src.models.build import NetworkSource
+    from src.models.weights import Weights
+
+    builder = set_values("model", config)
+    file = builder.pop("weights", None)
+    given = {key: builder.pop(key) for key in OPTIONAL["model"] if key in builder}
+    if given.get("replace_head", True) is not True:
+        raise InputError(f"model.replace_head must be true or false, and is {given['replace_head']!r}")
+    if not file and {"replace_head", "weights_key"} & set(given):
+        raise InputError("model.replace_head and model.weights_key need model.weights, which is not given")
+    path = Path(file).expanduser() if file else None
+    weights = Weights(path, given.get("weights_key"), given.get("replace_head", False)) if path else None
+    partial = build({"model": {**builder, "_partial_": True}}, "model")
+    name = str(builder.get("name") or choice)
+    if choice == "custom":
+        name = builder["_target_"].rpartition(".")[2]
+    elif choice == "onnx" and path is not None:
+        name = path.stem
+    return NetworkSource(partial, given.get("output"), weights), {**builder, **given}, name
 
 
 def target_of(file: Path, *, trust: bool = False) -> Target:
@@ -161,42 +204,6 @@ def build(config: dict[str, Any], name: str, call: Any = None, key: str | None =
         if not isinstance(error, InstantiationException):
             raise
         raise InputError(explain_instantiation(error, key or name)) from error
-
-
-def check_types(config: Any, key: str) -> None:
-    """Compare plain values with the annotations of the constructors that will get them.
-
-    Raises:
-        InputError: A number, word or truth value stands in place of another kind; the full key is named.
-    """
-    import typing
-
-    from hydra.utils import get_object
-
-    from src.contracts import InputError
-
-    if isinstance(config, list):
-        for at, value in enumerate(config):
-            check_types(value, f"{key}.{at}")
-    if not isinstance(config, dict):
-        return
-    for name, value in config.items():
-        check_types(value, f"{key}.{name}")
-    target = config.get("_target_")
-    if not isinstance(target, str) or not target.startswith("src."):
-        return
-    try:
-        hints = typing.get_type_hints(get_object(target).__init__)
-    except Exception:  # what cannot be found or read is reported when it is instantiated
-        return
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-    accepted = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
-    for name, hint in hints.items():
-        value = config.get(name)
-        if hint in words and name in config:
-            fits = isinstance(value, accepted[hint]) and (hint is bool or not isinstance(value, bool))
-            if not fits:
-                raise InputError(f"{key}.{name} must be {words[hint]}, and is {value!r}")
 
 
 def build_tracker(config: dict[str, Any]) -> Tracker:

@@ -5,7 +5,7 @@ knows them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from src.command.bundle_records import HostModel
@@ -14,20 +14,25 @@ from src.device import schema
 from src.device.schema import LINE, TRUTH, Kind, between, count, optional
 from src.device.sensors import PLAUSIBLE
 
-HOUR_MS, LARGEST_WATTS, LARGEST_UJ = 3_600_000, 10_000, 10**12
-NANOSECOND_MS = 1e-6
+LARGEST_WATTS, LARGEST_UJ = 10_000, 10**12
+MICROSECOND_MS, LONGEST_MS = 1e-3, 600_000  # no call of a runtime is shorter; longer ones cannot be measured in turns
+MOST_THREADS = 4096
+OUTLIERS = 10  # times the 99th percentile that the mean latency may be, for the few calls above it
+CLOCK_AHEAD = timedelta(days=1)  # of a board, before this machine's
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # of a board whose clock has no battery
 ENERGY = ("power_watts", "energy_uj", "energy_source")
 
 
 def _is_time(value: object) -> bool:
     try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return at is not None and EARLIEST <= at <= datetime.now(UTC) + CLOCK_AHEAD
+    except (ValueError, TypeError, OverflowError):  # no date, one without a zone, one that no zone can turn
         return False
 
 
-TIME = Kind("a time such as 2026-01-02T03:04:05+00:00", _is_time)
-MILLISECONDS = between(NANOSECOND_MS, HOUR_MS)
+TIME = Kind("a time such as 2026-01-02T03:04:05+00:00, not in the future", _is_time)
+MILLISECONDS = between(MICROSECOND_MS, LONGEST_MS)
 ROW = {
     "name": LINE,
     "accuracy": between(0, 1),
@@ -48,7 +53,7 @@ RESULTS = {
     "python": LINE,
     "platform": LINE,
     "clock_mode": optional(LINE),
-    "threads": count(1),
+    "threads": count(1, MOST_THREADS),
     "measured_at": TIME,
     "rows": [ROW],
 }
@@ -99,3 +104,16 @@ def _check_row(row: Mapping[str, Any]) -> None:
         raise InputError(f"{place}.latency_ms is {p50}, {p95}, {p99}, and must not fall from p50 to p95 to p99")
     if len({row[column] is None for column in ENERGY}) > 1:
         raise InputError(f"{place} has only some of {', '.join(ENERGY)}: a board measures all of them, or none")
+    if row["energy_uj"] is not None:
+        _check_energy(row, place)
+
+
+def _check_energy(row: Mapping[str, Any], place: str) -> None:
+    """Energy is power times the mean time of an image: at least half the median, and not far above the slowest."""
+    energy, watts, latency = row["energy_uj"], row["power_watts"], row["latency_ms"]
+    low, high = (watts * 1000 * ms for ms in (latency["p50"] / 2, OUTLIERS * latency["p99"]))
+    if not low <= energy <= high:
+        raise InputError(
+            f"{place}.energy_uj is {energy}, and {watts} W for {latency['p50']} ms an image make {low:,.4g} to "
+            f"{high:,.4g}"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from src.command.bundle_records import BundleRecord, HostModel, TrackedRun
 from src.command.composition import tracker_of
 from src.command.device_figures import check_results, check_with_bundle
 from src.contracts import DeviceRow, InputError
+from src.device.schema import read_json
 from src.tracking.device import digest_of
 
 FORMATS = (1,)  # of results files that can be read
@@ -21,19 +22,20 @@ PERCENTILES = ("p50", "p95", "p99")
 Store = tuple[str, str]  # name of the tracking config, and address
 
 
-def import_results(file: Path, artifacts: Path) -> Iterator[str]:
+def import_results(file: Path, artifacts: Path, uri: str | None = None) -> Iterator[str]:
     """Make a run in the tracking store for each row of ``file`` that was not imported before.
 
     Args:
         file: What a bundle wrote on the board.
         artifacts: Folder that keeps the bundle's record.
+        uri: Address of a store that may get rows, beside those of ``conf/tracking``.
 
     Yields:
         A line for a person as soon as a store has its rows.
 
     Raises:
-        InputError: A figure is impossible or does not fit the bundle, the bundle is not known here, or none of its
-            models was tracked. Nothing was imported.
+        InputError: A figure is impossible or does not fit the bundle, the bundle is not known here, none of its models
+            was tracked, or its record names a store that the user does not. Nothing was imported.
         TrackingError: A store refuses.
     """
     content = _read(file)
@@ -41,19 +43,35 @@ def import_results(file: Path, artifacts: Path) -> Iterator[str]:
     stores, untracked = _by_store(content, bundle)
     if not stores:
         raise InputError(f"The runs that made bundle {bundle.id} were not tracked: there is nowhere to put results")
-    for (name, uri), rows in stores.items():
-        made, found = tracker_of(name, uri).device_rows(digest_of(content), rows, file)
+    for name, address in stores:
+        _check_store(bundle, name, address, uri)
+    for (name, address), rows in stores.items():
+        made, found = tracker_of(name, address).device_rows(digest_of(content), rows, file)
         before = f", {found} were there already" if found else ""
-        yield f"{made} rows of {content['board']} are now in {uri} beside the host's{before}"
+        yield f"{made} rows of {content['board']} are now in {address} beside the host's{before}"
     if untracked:
         yield f"Not imported, since their runs were not tracked: {', '.join(untracked)}"
+
+
+def _check_store(bundle: BundleRecord, name: str, address: str, given: str | None) -> None:
+    """Compare the store that a bundle's record names with the user's own: the record came with a folder of results.
+
+    Raises:
+        InputError: Neither ``conf/tracking`` nor the user names that store.
+    """
+    own = tracker_of(name, None).uri
+    if address not in (own, given):
+        raise InputError(
+            f"The runs of bundle {bundle.id} were tracked at {address}, and conf/tracking/{name}.yaml names {own}: if "
+            f"you trust the first, --uri {shlex.quote(address)} puts the rows there"
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"There is no file {file}")
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} holds no results of a board: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -44,8 +44,13 @@ class Choices:
 
     def __post_init__(self) -> None:
         for name in ("target", "methods", "overrides"):
-            if not isinstance(getattr(self, name), list):
-                raise InputError(f"{PARAMS}: {name} must be a list, and is {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise InputError(f"{PARAMS}: {name} must be a list of words, and is {value!r}")
+        for name in ("data", "model", "training", "search"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "search" and value is None):
+                raise InputError(f"{PARAMS}: {name} must be a word, and is {value!r}")
 
     @classmethod
     def read(cls) -> Choices:
@@ -57,6 +62,8 @@ class Choices:
         from omegaconf import OmegaConf
 
         given: Any = OmegaConf.to_container(OmegaConf.load(PARAMS)) or {}
+        if not isinstance(given, dict):
+            raise InputError(f"{PARAMS} must hold choices by their keys, and is {given!r}")
         keys = set(cls.__dataclass_fields__)
         if set(given) != keys:
             wrong = [f"'{key}' is missing" for key in sorted(keys - set(given))]
@@ -94,7 +101,7 @@ class Composed:
 
     @classmethod
     def read(cls, variant: str) -> Composed:
-        """Read what ``compose`` wrote for ``variant``, its places made those of the main repository.
+        """Read what ``compose`` wrote for ``variant``, its paths resolved in the main repository.
 
         ``dvc exp run --temp`` works in a copy of the repository and deletes it afterwards; DVC_ROOT names the
         repository that it was started in. Stages, tracking store and data lie there, and stay.

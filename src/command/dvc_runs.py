@@ -114,7 +114,7 @@ def _search_digest() -> str:
     from src.stages.identity import sources
 
     modules = [f"{methods.__name__}.{path.stem}" for path in Path(methods.__path__[0]).glob("*.py")]
-    text = composed_file(SEARCH.name).read_text() + sources(modules)["code"]
+    text = composed_file(SEARCH.name).read_text(encoding="utf-8") + sources(modules)["code"]
     return hashlib.md5(text.encode()).hexdigest()[:8]
 
 

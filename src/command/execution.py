@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.command.composition import build, build_plan, build_tracker
-from src.command.exits import BUDGET_MISSED, DONE, TRACKING_FAILED
+from src.command.exits import BUDGET_MISSED, DONE, FAILED, TRACKING_FAILED
 from src.command.syncing import close_earlier, send_earlier
 from src.contracts import Console, DataDescription, Row, RunDescription, Tracker
 from src.experiment.budget import Budget
@@ -24,11 +24,11 @@ from src.tracking.provenance import git_commit, source_digest, versions
 
 @dataclass(frozen=True)
 class Executed:
-    """What became of an experiment; its results are complete in its folder.
+    """An experiment that was executed; its results are complete in its folder.
 
     Attributes:
         plan: What was done.
-        results: What it came to.
+        results: Its results.
         compare: What a person opens or types to compare runs; None if nothing is tracked.
     """
 
@@ -41,6 +41,8 @@ class Executed:
         """The exit code."""
         if self.results.tracking_error is not None:
             return TRACKING_FAILED
+        if self.results.refused:
+            return FAILED
         return BUDGET_MISSED if self.results.budget_missed else DONE
 
 
@@ -86,14 +88,13 @@ def execute(
             **origin(plan, choices, tracker.uri, command=command, overrides=overrides),
             identity=rows[-1].identity,
             rows=rows,
-            not_exportable=refused,
+            not_exportable=[each for each in refused if not each.failed],
+            refused=[each for each in refused if each.failed],
             budget_missed=budget.misses(rows, refused),
             tracking_run=tracked.run_id,
             files=_files(plan, rows, folder),
         )
-        tracked.measured(rows)
-        results.write(folder)
-        tracked.rows(rows, folder)
+        _log(tracked, results, folder)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -110,11 +111,19 @@ def _start(
     described: RunDescription, tracker: Tracker, store: StageStore, choices: Mapping[str, str], console: Console
 ) -> GuardedRun:
     """Open the tracked run; send what earlier commands left, first of all in its own folder."""
-    close_earlier(described.folder)
+    left = close_earlier(described.folder, store.root)
     tracked = GuardedRun.start(tracker, described, store.root, choices.get("tracking", "off"))
-    for line in [*tracked.notes, *send_earlier(store.root, tracker.uri, described.survey or described.folder)]:
+    for line in [*left, *tracked.notes, *send_earlier(store.root, tracker.uri, described.survey or described.folder)]:
         console.line(line)
     return tracked
+
+
+def _log(tracked: GuardedRun, results: Results, folder: Path) -> None:
+    """Write ``results.json`` and log it; the journal holds the rows before the store does."""
+    tracked.measured(results.rows, results.refused)
+    results.write(folder)
+    tracked.rows(results.rows, folder)
+    tracked.refused(results.refused)
 
 
 def _files(plan: Plan, rows: Sequence[Row], folder: Path) -> list[str]:

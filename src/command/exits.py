@@ -1,7 +1,7 @@
 """How every command ends: its exit code, and one line for a mistake.
 
-Exit codes: 0 done; 1 a survey's member failed, or an error of ours; 2 wrong input; 3 tracking failed, results kept;
-4 done, but a given ``budget.*`` is missed; 130 interrupted.
+Exit codes: 0 done; 1 a survey's member failed, a runtime refused a file, or an error of ours; 2 wrong input; 3 tracking
+failed, results kept; 4 done, but a given ``budget.*`` is missed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from src.command.environment import wrong_python
 from src.command.parents import end_with_starter
 from src.contracts import InputError, TrackingError, first_line
 
 CONF = Path(__file__).parent.parent.parent / "conf"
+FINE_TUNE = "; a file for a method's own training is given to it: training@method.fine_tune=fine_tune_adam"
 DONE, FAILED, WRONG_INPUT, TRACKING_FAILED, BUDGET_MISSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -28,6 +31,9 @@ def run_command(task: Callable[[], int | None]) -> int:
 
     ``HYDRA_FULL_ERROR=1`` in the environment keeps the stack trace.
     """
+    if line := wrong_python():
+        print(line, file=sys.stderr)
+        return WRONG_INPUT
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints by itself and exits with 1
     signal.signal(signal.SIGTERM, _interrupt)  # by itself Lightning waits for an epoch's end
@@ -58,12 +64,22 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), WRONG_INPUT
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return explain_composition(error), WRONG_INPUT
+    if type(error).__module__.startswith("yaml."):
+        return explain_yaml(error), WRONG_INPUT
     if isinstance(error, OSError):
         return explain_os(error), WRONG_INPUT
     last = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
     where = f" ({Path(last.filename).name}:{last.lineno})" if last else ""
     reason = first_line(error)
     return f"Unexpected {type(error).__name__}: {reason}{where}. HYDRA_FULL_ERROR=1 shows all of it.", FAILED
+
+
+def explain_yaml(error: BaseException) -> str:
+    """Where a file is no YAML: its name, the line, and what the reader says."""
+    mark: Any = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or first_line(error)
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+    return f"{where}this is no YAML: {problem}"
 
 
 def explain_os(error: OSError) -> str:
@@ -88,14 +104,57 @@ def explain_composition(error: BaseException) -> str:
         return explain_instantiation(error, "")
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key or text.rpartition(' ')[2]} must be given"
+    if line := _retyped(text):
+        return line
     wrong = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
     missing = re.search(r"Key '([^']+)' is not in struct", f"{text}\n{cause}")
     if missing:
         key = wrong.group(1) if wrong else missing.group(1)
-        return f"There is no key '{key}'.{_nearest(missing.group(1), _siblings(error))}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key"))]
-    return " ".join(kept) or type(error).__name__
+        return f"There is no key '{key}'.{nearest(missing.group(1), _siblings(error, key))}{_before_sweep(key)}"
+    lines = [line.strip() for line in f"{text}\n{_reason(text, cause)}".splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("object_type", "reference_type", "full_key", "See https:"))]
+    key = getattr(error, "full_key", None)
+    if "Recursive interpolation" in text:
+        return f"{key} is calculated from itself{FINE_TUNE if key and key.startswith('training.') else ''}"
+    said = " ".join(kept) or type(error).__name__
+    return f"{key}: {said}" if key and key not in said else said
+
+
+def _reason(text: str, cause: BaseException | None) -> str:
+    """Why an override cannot be merged; Hydra says it in the cause alone."""
+    return str(cause) if text.startswith("Error merging override") and cause is not None else ""
+
+
+def _retyped(text: str) -> str | None:
+    """Hydra's errors for which another way of typing is the answer."""
+    several = re.search(r"Ambiguous value for argument '([^=']+)=(.*)'\n", text)
+    if several:
+        key, values = several.groups()
+        if Path(sys.argv[0]).stem != "run":
+            return f"{key}={values} is several values, and this command takes one"
+        if (CONF / key.lstrip("+")).is_dir():
+            return f"{key}={values} is several names. A run for each: -m {key}={values}"
+        return (
+            f"{key}={values} is several values. A run for each: -m {key}={values}; one list: {key}=[{values}]; "
+            f"one text with commas: '{key}=\"{values}\"'"
+        )
+    chosen = re.search(r"Multiple values for (\S+)\. To override a value use 'override \S+: (\S+)'", text)
+    if chosen and re.search(rf"(^|\s)\+{chosen.group(1)}=", " ".join(sys.argv[1:])):
+        return f"{chosen.group(1)} is chosen already: write {chosen.group(1)}={chosen.group(2)}, without the plus"
+    added = re.search(r"No match in the defaults list\.\s+To append to your default list use (\S+)", text)
+    if added:
+        return f"{added.group(1).lstrip('+')} needs a plus in front: {added.group(1)}"
+    present = re.search(r"Could not append to config\. An item is already at '(\S+)'", text)
+    if present:
+        return f"{present.group(1)} is there already: write {present.group(1)}=…, without the plus"
+    return None
+
+
+def _before_sweep(key: str) -> str:
+    """Hydra looks a key up once before it composes a sweep's members."""
+    group = key.partition(".")[0]
+    swept = {"-m", "--multirun"} & set(sys.argv) and any(re.match(rf"{group}=.*,", each) for each in sys.argv)
+    return f" For a key of the swept {group} write ++{key}=…" if swept else ""
 
 
 def _missing_config(error: BaseException) -> str:
@@ -106,10 +165,11 @@ def _missing_config(error: BaseException) -> str:
         options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if not options:
         return first_line(error)
-    return f"There is no {group or 'config'} '{name}'.{_nearest(name, options)}"
+    return f"There is no {group or 'config'} '{name}'.{nearest(name, options)}"
 
 
-def _nearest(name: str, options: Sequence[str]) -> str:
+def nearest(name: str, options: Sequence[str]) -> str:
+    """The options that ``name`` may be a misspelling of, then all others; begins with a space."""
     near = difflib.get_close_matches(name, options, 3, 0.5)
     others = [option for option in options if option not in near]
     question = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -117,13 +177,13 @@ def _nearest(name: str, options: Sequence[str]) -> str:
     return question + listed
 
 
-def _siblings(error: BaseException) -> list[str]:
+def _siblings(error: BaseException, key: str) -> list[str]:
     """Names that stand beside a key that does not exist."""
     at: BaseException | None = error
     while at is not None:
         node = getattr(at, "parent_node", None)
         if node is not None and hasattr(node, "keys"):
-            return sorted(str(key) for key in node)
+            return [*sorted(map(str, node)), *(["+experiment", "+search"] if "." not in key else [])]
         at = at.__cause__ or at.__context__
     return []
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
+from src.command.config_checks import check_keys, check_values
 from src.files.owner import LOCK, owning
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Folders(Callback):
         try:
             given: Any = OmegaConf.to_container(config.hydra[mode], resolve=False)
             with _resolving(config):
+                if mode == "sweep":
+                    check_shared(config)
                 named = Path(config.hydra[mode].dir)
             if "${now:" in given["dir"]:
                 folder = Folders.made = made_unused(named)
@@ -70,6 +73,34 @@ class Folders(Callback):
             config.hydra[mode].dir = str(folder)
             quoted = str(folder).replace("'", "\\'")
             config.hydra.overrides.hydra.append(f"hydra.{mode}.dir='{quoted}'")  # members are composed from these
+
+
+def check_shared(config: DictConfig) -> None:
+    """Check what all members of a survey share, so that a mistake is said once and not by each of them.
+
+    Raises:
+        InputError: Nothing reads a key, or a value is wrong.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parameters = dict(config.hydra.sweeper.get("params") or {})
+    texts = [*(f"{key}={value}" for key, value in parameters.items()), *config.hydra.overrides.task]
+    parsed = [each for each in OverridesParser.create().parse_overrides(texts) if each.is_sweep_override()]
+    swept = {(each.package or each.key_or_group).partition(".")[0] for each in parsed}
+    if swept & {"experiment", "search"}:  # they may change every part
+        return
+    own = deepcopy(config)
+    OmegaConf.set_struct(own, False)
+    OmegaConf.set_readonly(own, False)
+    own.pop("hydra")
+    try:
+        plain: Any = OmegaConf.to_container(own, resolve=True)
+    except OmegaConfBaseException:  # the members will say it, if the sweep does not mend it
+        return
+    check_keys(plain, OmegaConf.to_container(own), config.hydra.job.config_name, sorted(swept))
+    check_values(plain, sorted(swept))
 
 
 @contextmanager

@@ -18,7 +18,9 @@ def described(group: str) -> list[tuple[str, str]]:
     """Each config of a group with the comment in its first line."""
     found = []
     for path in sorted((CONF / group).glob("*.yaml")):
-        comments = [line.lstrip("# ").strip() for line in path.read_text().splitlines() if line.startswith("# ")]
+        comments = [
+            line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")
+        ]
         lines = [line for line in comments if not line.startswith("@package")]
         found.append((path.stem, lines[0] if lines else ""))
     return found

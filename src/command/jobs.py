@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.command.config_checks import check_keys, check_values
 from src.command.exits import CONF, WRONG_INPUT, explain
+from src.contracts import InputError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,10 +41,19 @@ class Job:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """The whole config as plain dicts and lists; raises if a value is missing."""
+        """The whole config as plain dicts and lists, checked as far as is possible without torch.
+
+        Raises:
+            InputError: Nothing reads a key, or a value is of the wrong kind.
+            MissingMandatoryValue: A value is missing.
+        """
+        from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
+        raw = OmegaConf.to_container(self.config)
+        check_keys(OmegaConf.to_container(self.config, resolve=True), raw, HydraConfig.get().job.config_name)  # type: ignore[arg-type]
         plain: dict[str, Any] = OmegaConf.to_container(self.config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        check_values(plain)
         return plain
 
     @property
@@ -54,20 +66,23 @@ class Job:
         """Write ``config.yaml``, the whole config, into the job's folder."""
         from omegaconf import OmegaConf
 
-        (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.resolved)))
+        from src.files.writing import write_text
+
+        write_text(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.resolved)))
 
     @classmethod
     def current(cls, config: DictConfig) -> Job:
         """The running job of Hydra's."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
+        from omegaconf import OmegaConf
 
         hydra_config = HydraConfig.get()
         several = hydra_config.mode is RunMode.MULTIRUN
         return cls(
             config,
             dict(hydra_config.runtime.choices),
-            list(hydra_config.overrides.task),
+            OmegaConf.to_container(hydra_config.overrides.task, resolve=False),  # type: ignore[arg-type]
             Path(hydra_config.runtime.output_dir),
             Path(hydra_config.sweep.dir).absolute() if several else None,
             hydra_config.job.num if several else 0,
@@ -83,9 +98,13 @@ def each_job(config_name: str, task: Callable[[Job], object]) -> None:
     """
     import hydra
 
+    from src.command.command_line import read_command_line, remarks
     from src.command.composition import register_resolvers
     from src.command.parents import end_with_parent
 
+    sys.argv[1:] = read_command_line(sys.argv[1:])
+    for line in remarks(sys.argv[1:]):
+        print(line, file=sys.stderr)
     register_resolvers()
     command = os.getpid()
 
@@ -130,6 +149,8 @@ def run_job(config_name: str, task: Callable[[Job], int | None]) -> int:
     """``run_jobs`` for a command that is one job: its error is raised, its exit code returned."""
     from src.command.folders import owned_folders
 
+    if {"-m", "--multirun"} & set(sys.argv):
+        raise InputError("-m is for python -m src.run alone: this command takes one value for each key")
     with owned_folders():
         codes, errors = run_jobs(config_name, task)
     if errors:

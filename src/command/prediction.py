@@ -10,7 +10,8 @@ import numpy as np
 
 from src.command.composition import target_of
 from src.contracts import InputError, ModelCard
-from src.data.image_folder import MODES, decode_images
+from src.data.decoding import decode_images
+from src.data.pixels import MODES
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def prepare(path: Path, card: ModelCard) -> np.ndarray:
     channels, height, width = card.image_shape
     if channels not in MODES:
         raise InputError(f"the network takes images of {channels} channels; grey and colour images have 1 and 3")
-    decoded = decode_images([path], (height, width), MODES[channels], "predict").numpy()
+    decoded = decode_images([path], (height, width), MODES[channels], "predict", card.preparation).numpy()
     return normalized(decoded / np.float32(255), card)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from src.command.command_line import read_command_line
+from src.command.composition import OPTIONAL, set_values
 from src.command.folders import owned_folders
 from src.command.help import described
 from src.command.jobs import Job, each_job, run_job
@@ -87,6 +89,7 @@ class SearchJob:
         from src.stages.identity import files_of
 
         shared = {name: self.resolved[name] for name in SHARED}
+        shared |= {name: set_values(name, shared[name]) for name in OPTIONAL}
         # Where data lies says nothing of it; a machine with other cores may join; files are compared by their content.
         shared["data"] = {**shared["data"], "root": None, "checksum": checksum}
         shared["training"] = {k: v for k, v in shared["training"].items() if k not in ("threads", "device")}
@@ -104,6 +107,7 @@ def run_search() -> int:
     Raises:
         InputError: The command line names no search, or a setting is wrong.
     """
+    sys.argv[1:] = read_command_line(sys.argv[1:])
     if not any(given.startswith("+search=") for given in sys.argv[1:]):
         names = ", ".join(name for name, _ in described("search"))
         raise InputError(f"Which search? +search=NAME; there are: {names}")

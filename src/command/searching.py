@@ -21,13 +21,11 @@ from src.command.syncing import close_earlier, kept_in
 from src.contracts import InputError, Row, Tracker, TrackingError
 from src.display.terminal import Console
 from src.experiment.budget import Budget
-from src.experiment.making import prepare
+from src.experiment.making import prepare, weights_of
 from src.experiment.plan import Plan
 from src.experiment.results import Results
+from src.experiment.sensitivity import read_analysis
 from src.files.writing import write_text
-from src.models.build import build_model
-from src.primitives.layers import weight_names
-from src.primitives.sensitivity import read_sensitivity
 from src.stages.store import StageStore
 from src.study.attributes import STUDY_ID
 from src.study.bounds import check_budget
@@ -227,11 +225,13 @@ def _start(job: SearchJob, console: Console) -> Search:
     )
     console.line(check_budget(runner.space, lambda point: runner.plan_of(point, 0, 1.0), runner.splits, runner.judge))
     study = _open_study(job, runner)
-    close_earlier(job.folder.absolute())
+    artifacts = Path(job.resolved["artifacts"])
+    for line in close_earlier(job.folder.absolute(), artifacts):
+        console.line(line)
     _forget_other_study(job, study, tracker)
     baseline = _run_chain(job, BASELINE, "baseline", console)
     queue_points(study, points)
-    tracked = GuardedSearch.of(tracker, job.folder.absolute())
+    tracked = GuardedSearch.of(tracker, job.folder.absolute(), artifacts)
     return Search(job, plan, _judged_against(baseline, runner), study, baseline, tracker, tracked, console)
 
 
@@ -259,7 +259,7 @@ def _prepare(job: SearchJob) -> tuple[Plan, TrialRunner]:
     splits = prepare(plan)
     steps = {name: build(resolved["space"], name, key=f"space.{name}") for name in resolved["space"]}
     try:
-        space = Space(steps, weight_names(build_model(plan.model.value, splits, plan.seed)))
+        space = Space(steps, weights_of(plan, splits))
     except ValueError as error:
         raise InputError(str(error)) from error
     runner = TrialRunner(
@@ -288,7 +288,7 @@ def _first_points(job: SearchJob, space: Space) -> list[Point]:
         raise InputError(f"search.first: {error}") from error
     if job.settings["sensitivity"] is not None:
         try:
-            record = read_sensitivity(job.settings["sensitivity"])
+            record = read_analysis(job.settings["sensitivity"])
             points += [space.point_from_sensitivity(record, drop) for drop in job.settings["sensitivity_drops"]]
         except ValueError as error:
             raise InputError(f"search.sensitivity: {error}") from error
@@ -308,9 +308,9 @@ def _open_study(job: SearchJob, runner: TrialRunner) -> optuna.Study:
 def _forget_other_study(job: SearchJob, study: optuna.Study, tracker: Tracker) -> None:
     """Give a new study in the folder of an earlier one a run of its own in the tracking store."""
     mark = job.folder / ".study"
-    if mark.is_file() and mark.read_text() != study.user_attrs[STUDY_ID]:
+    if mark.is_file() and mark.read_text(encoding="utf-8") != study.user_attrs[STUDY_ID]:
         tracker.forget(job.folder)
-    mark.write_text(study.user_attrs[STUDY_ID])
+    write_text(mark, study.user_attrs[STUDY_ID])
 
 
 def _judged_against(baseline: Sequence[Row], runner: TrialRunner) -> TrialRunner:

@@ -1,14 +1,15 @@
-"""What the store holds, line by line, and how it is made smaller."""
+"""Listing the stages in the store, and removing those that nothing needs."""
 
 from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from src.contracts import InputError
 from src.contracts.formats import size
+from src.display.tables import aligned
 from src.stages.store import StageStore, StoredStage
 
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
@@ -26,47 +27,58 @@ def size_of(text: str) -> float:
     return float(match.group(1)) * UNITS[match.group(2)]
 
 
-def show(root: Path) -> list[StoredStage]:
-    """Print a line for each stage, the one that was used last first, and one for all; return the stages.
+def stages_in(root: Path) -> list[StoredStage]:
+    """The stages in the folder ``root``, the one that was used last first.
 
     Raises:
         InputError: There is no folder ``root``.
     """
     if not root.is_dir():
         raise InputError(f"There is no folder {root}: nothing was made yet, or --artifacts should name another")
-    stages = StageStore(root).stages()
+    return StageStore(root).stages()
+
+
+def lines_of(stages: Sequence[StoredStage]) -> list[str]:
+    """A line for each stage, and one for all of them together."""
+    cells = []
     for stage in stages:
         age = datetime.datetime.now() - datetime.datetime.fromtimestamp(stage.used)
-        named = f"{len(stage.runs)} run{'s' * (len(stage.runs) != 1)}" if stage.runs else "no run"
-        print(f"{stage.identity}  {_kind_of(stage):<34}  {size(stage.size_bytes):>9}  {_age_text(age):>10}  {named}")
+        runs = f"{len(stage.runs)} run{'s' * (len(stage.runs) != 1)}" if stage.runs else "no run"
+        cells.append([stage.identity, _kind_of(stage), size(stage.size_bytes), _age_text(age), runs])
     unnamed = [stage for stage in stages if not stage.runs]
-    beside = f", {size(_bytes_of(unnamed))}" if unnamed else ""
-    print(f"{len(stages)} stages, {size(_bytes_of(stages))}; {len(unnamed)} that no run names{beside}")
-    return stages
+    unnamed_size = f", {size(_bytes_of(unnamed))}" if unnamed else ""
+    total = f"{len(stages)} stages, {size(_bytes_of(stages))}; {len(unnamed)} that no run names{unnamed_size}"
+    return [*aligned(cells, left=2), total]
 
 
-def shrink(root: Path, stages: Sequence[StoredStage], most: float) -> None:
-    """Remove stages that no run or search needs, the least lately used first, and say what that came to.
+def shrink(root: Path, stages: Sequence[StoredStage], keep_bytes: float) -> Iterator[str]:
+    """Remove stages that no run or search needs, those unused for longest first.
 
     Args:
         root: Folder of the stages.
-        stages: All of them, as ``show`` returned them.
-        most: Bytes that may stay; 0 removes every stage that nothing needs.
+        stages: All of them, as ``stages_in`` returned them.
+        keep_bytes: Bytes that may stay; 0 removes every stage that nothing needs.
+
+    Yields:
+        Lines that say which stages stay because they are in use, and how much was freed.
     """
     store, left = StageStore(root), _bytes_of(stages)
     removed: list[StoredStage] = []
     for stage in sorted((stage for stage in stages if not stage.runs), key=lambda stage: stage.used):
-        if most and left <= most:
+        if keep_bytes and left <= keep_bytes:
             break
         if store.remove(stage):
             removed.append(stage)
             left -= stage.size_bytes
         else:
-            print(f"{stage.identity} is in use by a command at work and stays.")
+            yield f"{stage.identity} is in use by a command at work and stays."
     freed = f" {size(_bytes_of(removed))} are freed, {size(left)} are left." if removed else ""
-    print(f"Removed {len(removed)}.{freed}")
-    if most and left > most:
-        print(f"More than {size(most)} are left: existing runs and searches use them. Remove folders of those first.")
+    yield f"Removed {len(removed)}.{freed}"
+    if keep_bytes and left > keep_bytes:
+        yield (
+            f"More than {size(keep_bytes)} are left: existing runs and searches use them. "
+            "Remove folders of those first."
+        )
 
 
 def _bytes_of(stages: Sequence[StoredStage]) -> int:

@@ -21,7 +21,9 @@ from src.files.owner import owning
 from src.training.recipe import WORKERS, usable_cores
 
 if TYPE_CHECKING:
-    from src.contracts import Entry, Tracker
+    from src.contracts import Tracker
+    from src.experiment.results import Results
+    from src.experiment.results import Survey as Outcome
 
 MEMBERS = "DNNC_SURVEY_MEMBERS"  # handed on by the environment, so that members in other processes have it too
 
@@ -31,11 +33,12 @@ class Survey(Callback):
 
     folder: Path | None = None
     tracking: dict[str, Any] | None = None
+    artifacts: Path | None = None
 
     @classmethod
     def reset(cls) -> None:
         """Forget an earlier survey of this process."""
-        cls.folder, cls.tracking = None, None
+        cls.folder, cls.tracking, cls.artifacts = None, None, None
         os.environ.pop(MEMBERS, None)
         os.environ.pop(WORKERS, None)
 
@@ -49,7 +52,9 @@ class Survey(Callback):
 
         Survey.folder = Path(config.hydra.sweep.dir).absolute()
         Survey.tracking = OmegaConf.to_container(config.tracking, resolve=True)  # type: ignore[assignment]
-        close_earlier(Survey.folder)
+        Survey.artifacts = Path(config.artifacts)
+        for line in close_earlier(Survey.folder, Survey.artifacts):
+            print(line)
         begin_survey(Survey.folder)
         forget_parent(Survey.folder)  # left by an earlier survey in the same folder
         swept = dict(config.hydra.sweeper.get("params") or {})
@@ -159,8 +164,8 @@ def _experiment(job: Job) -> int:
         if results.tracking_error is not None:
             console.line(f"{results.tracking_error}. {kept_in(job.folder)}")
         if job.survey is None:
-            notes = [*refusals(results.not_exportable), *results.budget_missed]
-            _show(console.line, results.entries, notes, _written(job.folder, "", done.compare))
+            notes = [*refusals([*results.not_exportable, *results.refused]), *results.budget_missed]
+            _show(console.line, results, notes, _written(job.folder, "", done.compare))
     return done.code
 
 
@@ -179,14 +184,14 @@ def _conclude(folder: Path) -> int:
             print(reason, file=sys.stderr)
         only_input = not lost and reasons and all(failure.kind == "input" for failure in survey.failed)
         return WRONG_INPUT if only_input else FAILED
-    notes = refusals(survey.not_exportable)
+    notes = refusals([*survey.not_exportable, *survey.refused])
     notes += [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey.budget_missed.items()]
     notes += [f"Failed: {failure.member}: {failure.reason}" for failure in survey.failed]
     notes += lost
     notes += [tracking_failure] if tracking_failure else []
     written = _written(folder, f" (survey.json, {len(survey.members)} runs)", _tracker().compare)
-    _show(print, survey.entries, notes, written)
-    if survey.failed or lost:
+    _show(print, survey, notes, written)
+    if survey.failed or survey.refused or lost:
         return FAILED
     if survey.tracking_failed or tracking_failure:
         return TRACKING_FAILED
@@ -204,7 +209,7 @@ def _finish_tracking(folder: Path, status: str) -> str | None:
     write_survey(folder)
     try:
         with only_ours(folder / "survey.log", verbose=False):
-            finish_survey(_tracker(), folder, status)
+            finish_survey(_tracker(), folder, status, Survey.artifacts or Path("artifacts"))
     except TrackingError as error:
         return f"{error}. {kept_in(folder)}"
     return None
@@ -226,13 +231,13 @@ def _prefix(job: Job) -> str:
     return f"[{job.number + 1}/{os.environ.get(MEMBERS, '?')}] " if job.survey is not None else ""
 
 
-def _show(line: Callable[[str], None], entries: Sequence[Entry], notes: Sequence[str], written: str) -> None:
+def _show(line: Callable[[str], None], results: Results | Outcome, notes: Sequence[str], written: str) -> None:
     """The table, what could be misread in it, what fell short, and where it all is."""
     from src.display.tables import remarks, table
     from src.tracking import provenance
 
-    said = [*remarks([entry.row for entry in entries]), *notes, *provenance.remarks()]
-    for text in ["", *table(entries), "", *said, written]:
+    said = [*remarks(results.rows), *notes, *provenance.remarks()]
+    for text in ["", *table(results.entries, results.refused), "", *said, written]:
         line(text)
 
 

@@ -25,9 +25,9 @@ class Console(Protocol):
         ...
 
     def stage(self, name: str, identity: str, found: bool, seconds: float, validation: float | None) -> None:
-        """Remember what became of a stage; ``end`` says it."""
+        """Remember whether a stage was made or found again; ``end`` says it."""
         ...
 
     def end(self, seconds: float, found: bool) -> None:
-        """Say on one line what became of all stages and of measuring."""
+        """Say on one line whether each stage, and the measured files, were made or found again."""
         ...

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+FITS = ("letterbox", "pad")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,105 @@ class Augmentation(Protocol):
         ...
 
 
+class Mixing(Protocol):
+    """A random mixture of training images and of their labels, e.g. mixup."""
+
+    def __call__(self, images: Tensor, labels: Tensor, classes: int, generator: Any) -> tuple[Tensor, Tensor]:
+        """Mix ``images`` (``[n, c, h, w]``) and ``labels`` (``[n]``); the new labels are shares ``[n, classes]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How the file of an image becomes pixels of a network's size; training, ``predict`` and bundles follow it.
+
+    A file is turned upright by its EXIF orientation in any case.
+
+    Attributes:
+        interpolation: The filter of the resizing, one of ``INTERPOLATIONS``.
+        crop: The shorter side is first resized to the longest side of the size over ``crop``, in (0, 1], then the
+            middle is cut out, as torchvision and timm do; None cuts nothing off.
+        fit: ``letterbox`` resizes the whole image until it just fits and centres it on the background; ``pad`` does the
+            same but never enlarges an image; None stretches, unless ``crop`` is given.
+        background: Grey, 0 to 255, behind transparent pixels and around a centred image; None ignores transparency,
+            and surrounds with 0.
+        pixel_range: The values of a grey file of more than 8 bits that become 0 and 255; None takes the bit depth that
+            the file declares.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    interpolation: str = "bilinear"
+    crop: float | None = None
+    fit: str | None = None
+    background: int | None = None
+    pixel_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, and is {self.interpolation}")
+        if self.crop is not None and not 0 < self.crop <= 1:
+            raise ValueError(f"crop must be in (0, 1] or null, and is {self.crop}")
+        if self.fit is not None and self.fit not in FITS:
+            raise ValueError(
+                f"fit must be {', '.join(FITS)} or null (stretched, or cut by data.crop), and is {self.fit}"
+            )
+        if self.fit is not None and self.crop is not None:
+            raise ValueError(f"fit={self.fit} keeps the whole image and crop={self.crop} cuts it: give one of them")
+        if self.background is not None and not 0 <= self.background <= 255:
+            raise ValueError(f"background must be a grey from 0 to 255, and is {self.background}")
+        if self.pixel_range is not None and not self.pixel_range[0] < self.pixel_range[1]:
+            raise ValueError(f"pixel_range must rise from black to white, and is {list(self.pixel_range)}")
+
+    @property
+    def manner(self) -> str:
+        """How an image is brought to the size, in a few words."""
+        if self.crop is not None:
+            return f"{self.interpolation}, cropped to {self.crop:.3g} of the shorter side"
+        return f"{self.interpolation}, {'stretched' if self.fit is None else self.fit}"
+
+
+STRETCHED = Preparation()  # what it was before there was a choice
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """The preprocessing of images that a pretrained network expects.
+
+    Attributes:
+        size: ``(height, width)`` of the input.
+        interpolation: How images are resized: ``bilinear``, ``bicubic``, ``nearest``, ``lanczos``, …
+        crop: Side of the middle square that is kept, as a share of the resized image's shorter side, in (0, 1]; None if
+            images are stretched to the size and nothing is cut off.
+        mean, std: One number for each channel, of pixels scaled to [0, 1]; None if they are not known.
+    """
+
+    size: tuple[int, int]
+    interpolation: str
+    crop: float | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @classmethod
+    def of(cls, model: object) -> InputContract | None:
+        """The contract that the builder of a pretrained network set as ``input_contract``; None if there is none."""
+        contract = getattr(model, "input_contract", None)
+        return contract if isinstance(contract, cls) else None
+
+    def departure(self, splits: DataSplits) -> str | None:
+        """A line that says how the preprocessing of the data differs; None if it does not."""
+        _, height, width = splits.image_shape
+        known = Preparation(self.interpolation, self.crop)
+        found = splits.preparation
+        if (self.size, known) == ((height, width), Preparation(found.interpolation, found.crop, found.fit)):
+            return None
+        return (
+            f"the pretrained weights expect images of {self.size[0]}x{self.size[1]}, {known.manner}; "
+            f"{splits.name} has {height}x{width}, {found.manner}"
+        )
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """A data set, split; the test part is for result rows and nothing else.
@@ -54,6 +156,9 @@ class DataSplits:
         mean, std: Per channel, of pixels scaled to [0, 1].
         augmentation: Applied to training batches only; None leaves them as they are.
         checksum: SHA-256 over every pixel and label as published (training set, then test set).
+        preparation: How files of images became these.
+        mixing: Applied to training batches and their labels after ``augmentation``; None mixes nothing.
+        remarks: Lines on what was read and how, and on what is wrong with it, for a person.
     """
 
     name: str
@@ -66,6 +171,9 @@ class DataSplits:
     std: tuple[float, ...]
     augmentation: Augmentation | None
     checksum: str
+    preparation: Preparation = STRETCHED
+    mixing: Mixing | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -96,3 +204,30 @@ class EpochBatches(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@runtime_checkable
+class StaticBatches(Protocol):
+    """Epoch batches that are also made in place, from buffers that never move: a GPU can replay how they are made.
+
+    Attributes:
+        batch_size: Images in a full batch.
+        rest: Images in the last batch if it is not full; 0 if all are.
+        generators: What is drawn from while a batch is made; the same objects all the time.
+    """
+
+    batch_size: int
+    generators: list[Any]
+
+    @property
+    def rest(self) -> int: ...
+
+    def begin(self) -> None:
+        """Go to the first batch of the chosen epoch."""
+        ...
+
+    def take(self, size: int) -> tuple[Tensor, Tensor]:
+        """The next batch, of ``size`` images, as the iteration over the epoch gives it; the host reads no number."""
+        ...
+
+    def __len__(self) -> int: ...

@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from src.contracts.data import STRETCHED, Preparation
 from src.contracts.methods import StoredWeight
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class ModelCard:
         image_shape: ``(channels, height, width)``.
         mean, std: One number for each channel, of pixels scaled to [0, 1].
         identity: Identity of the stage that was exported.
+        preparation: How the file of an image becomes pixels of that shape.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,7 @@ class ModelCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     identity: str
+    preparation: Preparation = STRETCHED
 
 
 @dataclass(frozen=True)
@@ -129,14 +132,14 @@ class GraphNode:
     Attributes:
         inputs, outputs: Names of tensors.
         role: What it does to memory.
-        macs: Multiply-accumulate operations at batch 1.
+        macs: Multiply-accumulate operations at batch 1; None if it has weights and is of an unknown kind.
         name: As the file calls the operation, after its layer.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     role: Role
-    macs: int = 0
+    macs: int | None = 0
     name: str = ""
 
 
@@ -215,6 +218,10 @@ class Target(ABC):
     @abstractmethod
     def read_card(self, path: Path) -> ModelCard:
         """Read what the file says of itself."""
+
+    def opset(self, path: Path) -> int | None:
+        """The ONNX opset that the file is written in; None if it is no ONNX file."""
+        return None
 
     def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]] | None:
         """``[(name, kind, median ms)]`` by the runtime's own profiler; None if it has none here."""

@@ -11,6 +11,10 @@ class NotExportableError(InputError):
     """A target cannot hold the network; other targets of the same run may."""
 
 
+class RefusedFileError(NotExportableError):
+    """A file was written, and its runtime fails on it or computes something else; other targets of the run may not."""
+
+
 class NoEffectError(ValueError):
     """A method would change nothing; on a trained network instead of an untrained one it might."""
 

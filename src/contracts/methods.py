@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from src.contracts.training import FineTune, Loss
@@ -37,6 +37,21 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a step claims about a weight; it must hold for the tensor that the network's operators use for the weight.
+
+    Attributes:
+        sparsity: Least share of zeros, in [0, 1].
+        values: Largest number of distinct values; None if nothing is claimed.
+        channel_values: Largest number of distinct values of one output channel; None if nothing is claimed.
+    """
+
+    sparsity: float = 0.0
+    values: int | None = None
+    channel_values: int | None = None
+
+
+@dataclass(frozen=True)
 class Compressed:
     """What a method made.
 
@@ -44,10 +59,14 @@ class Compressed:
         model: The compressed network.
         structure: What ``Method.rebuild`` needs to give an untouched network the same structure, as JSON can hold it;
             None if the structure is that of the network before.
+        claims: Claims about each weight that it changed, by parameter name; the experiment checks them.
+        left_alone: Layers that it could not change, by name, each with the reason.
     """
 
     model: nn.Module
     structure: Mapping[str, Any] | None = None
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    left_alone: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: Compressed | nn.Module) -> Compressed:

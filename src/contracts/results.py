@@ -113,6 +113,13 @@ class Row:
         direction="higher",
         compared=True,
     )
+    balanced_accuracy: float | None = column(
+        "mean of `accuracy_per_class` over the classes with test images, for sets in which some classes are rare",
+        unit="share",
+        format=PERCENT,
+        direction="higher",
+        compared=True,
+    )
     accuracy_change: float | None = column(
         "`accuracy` less that of the baseline's file of the same target; null for the baseline",
         heading="change",
@@ -200,8 +207,8 @@ class Row:
     speedup_low: float | None = column("lower end of the speedup's 95 % confidence interval", format=Number("{:.2f}"))
     speedup_high: float | None = column("upper end of the speedup's 95 % confidence interval", format=Number("{:.2f}"))
     agreement: float = column(
-        "share of 1,000 validation images for which the file predicts the class that the torch model does; under 99 % "
-        "the table says WRONG and the command warns",
+        "share of 1,000 validation images for which the file predicts the class that the torch model does, or of 32 of "
+        "them that are run alone if that is less; under 99 % the table says WRONG and the command warns",
         heading="file does",
         unit="share",
         format=Verdict(LEAST_AGREEMENT, "agree", "WRONG"),
@@ -209,6 +216,7 @@ class Row:
     )
     logit_difference_max: float = column("largest absolute difference of a logit on them", direction="lower")
     logit_difference_mean: float = column("mean absolute difference of the logits on them", direction="lower")
+    logit_range: float | None = column("largest less smallest of the torch model's logits on them")
     departs_at: str | None = column(
         "if agreement is under 99 %: the first layer whose outputs in the runtime are more than 5 % away from torch's",
         format=WORDS,
@@ -250,7 +258,8 @@ class Row:
     )
     nonzero_parameters: int | None = column("those that are not zero", direction="lower", searched=True)
     macs: int | None = column(
-        "multiply-accumulates of convolutions and matrix products at batch 1",
+        "multiply-accumulates of convolutions, matrix products and recurrent layers at batch 1; null if an operator "
+        "with weights is not known",
         direction="lower",
         searched=True,
         compared=True,
@@ -319,8 +328,28 @@ class Entry:
 
 @dataclass(frozen=True)
 class Refused:
-    """A variant for which a target has no file, and why."""
+    """A variant that has no row for a target, and why.
+
+    Attributes:
+        variant, target: Their names.
+        reason: Why, in one line.
+        failed: Whether there was a file, and its runtime failed on it or computed something else; if not, the target
+            has no form for the network.
+    """
 
     variant: str
     target: str
     reason: str
+    failed: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """A row without figures, as JSON holds it: every column is null but two, and ``unavailable`` has the reason."""
+        named = {"variant": self.variant, "target": self.target}
+        return {**dict.fromkeys(BY_NAME), **named, "unavailable": {"artifact": self.reason}}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Refused | None:
+        """Read a row without figures; None if ``record`` is the row of a file."""
+        if record.get("artifact", "") is not None:
+            return None
+        return cls(record["variant"], record["target"], record["unavailable"]["artifact"], failed=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from src.contracts.data import DataSplits
 from src.contracts.errors import InputError
-from src.contracts.results import Row
+from src.contracts.results import Refused, Row
 from src.contracts.training import Epoch
 
 
@@ -161,6 +161,9 @@ class TrackedRun:
 
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         """Log the result rows and the files of ``folder``, the run's folder, which holds the rows' artifacts."""
+
+    def refused(self, refused: Sequence[Refused]) -> None:
+        """Log the variants whose file its runtime refused, each with its reason."""
 
     def finish(self, status: str, ended: float | None = None) -> None:
         """Close the run as FINISHED, FAILED or KILLED; it ended then (seconds since 1970), or now."""

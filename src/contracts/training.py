@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 KEEP = ("best", "last")
+AUXILIARY_WEIGHT = 0.3  # as in GoogLeNet, Szegedy et al. 2014, arXiv:1409.4842, section 5; Inception v3 has 0.4
 
 
 class Loss(Protocol):
@@ -30,6 +31,20 @@ class TaughtLoss(Protocol):
         ...
 
 
+def check_recipe(*, epochs: int = 1, batch_size: int = 1, keep: str = KEEP[0]) -> None:
+    """Check the values of a ``Recipe`` that need no torch.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, and is {epochs}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, and is {batch_size}")
+    if keep not in KEEP:
+        raise ValueError(f"keep must be one of {', '.join(KEEP)}, and is {keep}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How weights are trained.
@@ -41,6 +56,7 @@ class Recipe:
         rate: Factor of the learning rate, given the share of all steps that are done.
         loss: What is minimized.
         keep: ``best`` keeps the weights of the epoch best on validation data, ``last`` those of the last epoch.
+        auxiliary_weight: Factor of the loss of each of a network's auxiliary logits, at least 0.
     """
 
     epochs: int
@@ -49,24 +65,31 @@ class Recipe:
     rate: Callable[[float], float]
     loss: Loss
     keep: str
+    auxiliary_weight: float = AUXILIARY_WEIGHT
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, and is {self.epochs}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, and is {self.batch_size}")
+        check_recipe(epochs=self.epochs, batch_size=self.batch_size, keep=self.keep)
+        if not self.auxiliary_weight >= 0:
+            raise ValueError(f"auxiliary_weight must be at least 0, and is {self.auxiliary_weight}")
         import torch
 
         try:
             self.optimizer([torch.zeros(1, requires_grad=True)])
         except (TypeError, ValueError) as error:
             raise ValueError(f"optimizer: {error}") from error
-        if self.keep not in KEEP:
-            raise ValueError(f"keep must be one of {', '.join(KEEP)}, and is {self.keep}")
 
 
 class StepCallback:
-    """What a method does around each optimizer step while it fine-tunes; does nothing by itself."""
+    """What a method does around each optimizer step while it fine-tunes; does nothing by itself.
+
+    Attributes:
+        capturable: Whether a GPU may replay ``after_backward`` as it was first called, with the network's forward and
+            backward pass: it changes tensors in place, by what is in tensors, and reads no number on the host;
+            ``before_step`` and ``after_step`` stay on the host and change tensors in place, too. False if nothing is
+            said: every step is then started from the host, which is slower on a GPU.
+    """
+
+    capturable = False
 
     def before_step(self, model: nn.Module, progress: float) -> None:
         """Called before a step; ``progress`` in [0, 1) is the share of all steps already taken."""
@@ -132,6 +155,10 @@ class TrainingProgress(Protocol):
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is done."""
+        ...
+
+    def say(self, line: str) -> None:
+        """A line for whoever started the training."""
         ...
 
     def stop(self) -> None:

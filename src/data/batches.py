@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from src.contracts import Augmentation, DataSplits, ImageSet
+from src.contracts import Augmentation, DataSplits, ImageSet, Mixing
 
 
 def mixed_seed(seed: int, epoch: int) -> int:
@@ -26,9 +26,14 @@ class TensorBatches:
         shuffle_seed: Seed of the order, which also depends on the epoch; None keeps the order of the set.
         device: Device on which batches are made, e.g. ``cpu`` or ``cuda``.
         drop_last: Whether a last batch that is not full is left out.
+        mixing: Random mixture of images and labels after ``augmentation``; None mixes nothing.
+        classes: Number of classes, which ``mixing`` needs.
 
     Yields:
-        ``(images [b, c, h, w] float32, labels [b] int64)``.
+        ``(images [b, c, h, w] float32, labels [b] int64)``; mixed labels are shares ``[b, classes]``, float32.
+
+    Attributes:
+        generators: The generator of ``begin`` and ``take``, which make the same batches in place.
     """
 
     def __init__(
@@ -42,14 +47,20 @@ class TensorBatches:
         shuffle_seed: int | None = None,
         device: str = "cpu",
         drop_last: bool = False,
+        mixing: Mixing | None = None,
+        classes: int = 0,
     ) -> None:
         self.images = images.images.to(device)
         self.labels = images.labels.to(device)
         self.batch_size = min(batch_size, len(images))
         self.augmentation = augmentation
+        self.mixing, self.classes = mixing, classes
         self.shuffle_seed = shuffle_seed
         self.drop_last = drop_last
         self.epoch = 0
+        self.generators = [torch.Generator(device)]
+        self._order = torch.arange(len(images), device=device)
+        self._place = torch.zeros(1, dtype=torch.int64, device=device)
         self._shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
         self._scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
 
@@ -58,16 +69,24 @@ class TensorBatches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.labels), self.batch_size)
-        return full + (rest > 0 and not self.drop_last)
+        return len(self.labels) // self.batch_size + (self.rest > 0)
+
+    @property
+    def rest(self) -> int:
+        """Images in the last batch if it is not full; 0 if all are."""
+        return 0 if self.drop_last else len(self.labels) % self.batch_size
+
+    @property
+    def repeats(self) -> bool:
+        """Whether every epoch has the same batches."""
+        return self.shuffle_seed is None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count, device = len(self.labels), self.labels.device
         if self.shuffle_seed is None:
             order = None
         else:
-            generator = torch.Generator(device=device).manual_seed(mixed_seed(self.shuffle_seed, self.epoch))
-            order = torch.randperm(count, generator=generator, device=device)
+            generator = torch.Generator(device=self.labels.device)
+            order = self._shuffled(generator, self.shuffle_seed)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             if order is None:
                 images = self.images[start : start + self.batch_size]
@@ -77,7 +96,32 @@ class TensorBatches:
                 images, labels = self.images[chosen], self.labels[chosen]
                 if self.augmentation is not None:
                     images = self.augmentation(images, generator)
+                if self.mixing is not None:
+                    images, labels = self.mixing(images, labels, self.classes, generator)
             yield self.normalize(images), labels
+
+    def _shuffled(self, generator: torch.Generator, seed: int) -> Tensor:
+        """The order of the epoch, ``[n]``; ``generator`` is seeded anew, and its next draws augment the images."""
+        generator.manual_seed(mixed_seed(seed, self.epoch))
+        return torch.randperm(len(self.labels), generator=generator, device=self.labels.device)
+
+    def begin(self) -> None:
+        """Go to the first batch of the chosen epoch, for ``take``."""
+        self._place.zero_()
+        if self.shuffle_seed is not None:
+            self._order.copy_(self._shuffled(self.generators[0], self.shuffle_seed))
+
+    def take(self, size: int) -> tuple[Tensor, Tensor]:
+        """The next batch, of ``size`` images, as the iteration gives it; where it begins is read on the device."""
+        places = torch.arange(size, device=self.labels.device) + self._place
+        self._place += size
+        chosen = self._order.index_select(0, places)
+        images, labels = self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+        if self.augmentation is not None and self.shuffle_seed is not None:
+            images = self.augmentation(images, self.generators[0])
+        if self.mixing is not None and self.shuffle_seed is not None:
+            images, labels = self.mixing(images, labels, self.classes, self.generators[0])
+        return self.normalize(images), labels
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn pixels 0 … 255 into float32 of mean 0 and deviation 1 for each channel."""
@@ -95,6 +139,8 @@ def training_batches(splits: DataSplits, batch_size: int, *, seed: int, device: 
         shuffle_seed=seed,
         device=device,
         drop_last=True,
+        mixing=splits.mixing,
+        classes=len(splits.classes),
     )
 
 

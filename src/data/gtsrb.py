@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.contracts import DataSplits, ImageSet
-from src.data.image_folder import decoded
+from src.data.decoding import decoded
 from src.data.images import ImageData
 from src.data.torchvision_sets import damaged, open_or_download
 
@@ -72,7 +72,7 @@ class Gtsrb(ImageData):
     underscore in a frame's file name is that of its track within its class.
 
     Args:
-        side: Images are resized to ``side`` x ``side`` pixels, bilinear and without cropping.
+        side: Height and width of the images in pixels where ``height`` or ``width`` is None.
         settings: Arguments of ``ImageData``.
 
     Paper: Stallkamp et al. 2012, Neural Networks 32, 323-332.
@@ -96,7 +96,8 @@ class Gtsrb(ImageData):
         parts = []
         for part in opened:
             samples: list[tuple[str, int]] = part._samples
-            images = decoded([Path(path) for path, _ in samples], (self.side, self.side), "RGB", self.name)
+            size = (self.height or self.side, self.width or self.side)
+            images = decoded([Path(path) for path, _ in samples], size, "RGB", self.name, self.preparation)
             parts.append(ImageSet(images, torch.tensor([label for _, label in samples])))
         paths = [Path(path) for path, _ in opened[0]._samples]
         for path, label in zip(paths, parts[0].labels.tolist(), strict=True):

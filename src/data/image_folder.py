@@ -2,164 +2,148 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import logging
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from src.contracts import ImageSet, InputError
+from src.contracts import DataSplits, ImageSet, InputError
+from src.data import findings
+from src.data.decoding import decoded, range_of
+from src.data.folders import TEST, TRAIN, VALIDATION, Found, find
 from src.data.images import ImageData
-from src.files.checked import checksums
-from src.files.writing import replacing
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-log = logging.getLogger(__name__)
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff", ".gif"}
-MODES = {1: "L", 3: "RGB"}
-CACHED = 2000  # least number of images whose decoding takes long enough to be worth a cache file
-
-
-def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
-    """The result of ``decode_images``, from the user's cache folder if the files have the same content."""
-    import numpy as np
-
-    if len(paths) < CACHED:
-        return decode_images(paths, size, mode, name)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dnn-compression"
-    with contextlib.suppress(OSError):  # no permission to write: the images are decoded again next time
-        home.mkdir(parents=True, exist_ok=True)
-    places = _digest(map(str, paths))
-    try:
-        contents = checksums({str(path): path for path in paths}, home / f"{name}-{places}.json")
-    except OSError:  # decoding raises an error that names the file
-        return decode_images(paths, size, mode, name)
-    cache = home / f"{name}-{_digest([f'{size} {mode}', *(contents[str(path)] for path in paths)])}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: the images are decoded again
-        return torch.from_numpy(np.load(cache))
-    images = decode_images(paths, size, mode, name)
-    try:
-        with replacing(cache) as part, part.open("wb") as file:
-            np.save(file, images.numpy())
-    except OSError:  # no space, or no permission to write
-        log.info("%s: decoded images are not cached in %s", name, home)
-    return images
-
-
-def _digest(lines: Iterable[str]) -> str:
-    """16 hexadecimal digits that stand for lines of text."""
-    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()[:16]
-
-
-def decode_images(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str) -> Tensor:
-    """Decode image files and resize each image, bilinear and without cropping.
-
-    Args:
-        paths: The files, at least one.
-        size: ``(height, width)`` in pixels.
-        mode: Pillow's mode: ``L`` for grey, ``RGB`` for colour.
-        name: Name of the data set, for the error message.
-
-    Returns:
-        ``[n, channels, height, width]``, uint8.
-
-    Raises:
-        InputError: A file is no readable image; the message names it.
-    """
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.empty((len(paths), size[0], size[1], len(mode)), np.uint8)
-
-    def decode(at: int) -> None:
-        try:
-            with Image.open(paths[at]) as opened:
-                image = _eight_bits(opened).convert(mode)
-                if image.size != (size[1], size[0]):
-                    image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-                pixels[at] = np.asarray(image).reshape(pixels.shape[1:])
-        except (OSError, ValueError, SyntaxError) as error:
-            raise InputError(f"{name}: {paths[at]} cannot be read as an image ({error})") from error
-
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(decode, range(len(paths)), chunksize=256):
-            pass
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a grey image of 16 bits to 8 bits; Pillow would clip it to white."""
-    from PIL import Image
-
-    if not image.mode.startswith("I"):
-        return image
-    import numpy as np
-
-    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+from src.data.pixels import MODES
+from src.data.splitting import constant, copies, stratified
 
 
 class ImageFolder(ImageData):
-    """Images in ``root/train/<class>`` and ``root/test/<class>``; without these two, ``root/<class>`` is split.
+    """Images in ``root/<split>/<class>``, or in ``root/<class>`` without splits; a split that is missing is carved.
+
+    Each class gives its share to a carved split, and images of equal pixels stay in one split.
 
     Args:
-        test_share: Share of the images in the test set if there is no ``test`` folder, in (0, 1).
-        side: Images are resized to ``side`` x ``side`` pixels, bilinear and without cropping.
+        root: The folder; ``DNNC_DATA`` does not replace it.
+        test_share: Share of the images in the test set if there is no folder of one, in (0, 1).
+        side: Height and width in pixels where ``height`` or ``width`` is None.
         channels: 1 (grey) or 3 (colour); images of the other kind are converted.
+        pixel_range: Values that become black and white in grey files of more than 8 bits; None measures one range for
+            all files of the training set.
         settings: Arguments of ``ImageData``.
     """
 
     name = "image_folder"
 
-    def __init__(self, *, test_share: float, side: int, channels: int, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        *,
+        root: str,
+        test_share: float,
+        side: int,
+        channels: int,
+        height: int | None = None,
+        width: int | None = None,
+        pixel_range: Sequence[float] | None = None,
+        **settings: Any,
+    ) -> None:
         if channels not in MODES:
             raise ValueError(f"channels must be 1 or 3, and is {channels}")
         if not 0 < test_share < 1:
             raise ValueError(f"test_share must be in (0, 1), and is {test_share}")
         if side < 8:
             raise ValueError(f"side must be at least 8 pixels, and is {side}")
-        self.test_share, self.side, self.channels = test_share, side, channels
+        super().__init__(root=root, height=height or side, width=width or side, **settings)
+        if pixel_range is not None and len(pixel_range) != 2:
+            raise ValueError(f"pixel_range must be two values, of black and of white, and is {list(pixel_range)}")
+        self.root = Path(root).expanduser()
+        self.test_share, self.channels, self.size = test_share, channels, (height or side, width or side)
+        if pixel_range is not None:
+            self.preparation = replace(self.preparation, pixel_range=(float(pixel_range[0]), float(pixel_range[1])))
+        self._found = Found((), {}, ())
+        self._notes: list[str] = []
+        self._places: dict[str, Sequence[int]] = {}  # where the images of each split stand in the files that were read
+
+    @property
+    def files(self) -> Mapping[str, Sequence[Path]]:
+        """The file of each image of ``train``, ``validation`` and ``test``, once the data is loaded."""
+        every = [path for paths, _ in self._found.parts.values() for path in paths]
+        return {part: [every[at] for at in places] for part, places in self._places.items()}
+
+    def load(self) -> DataSplits:
+        """As ``ImageData.load``; also raises InputError if most images have one colour in all their pixels."""
+        splits = self.inspect()
+        flat = torch.cat([constant(part.images) for part in (splits.train, splits.validation, splits.test)])
+        if 2 * int(flat.sum()) > len(flat):
+            raise InputError(
+                f"data.root: {int(flat.sum())} of {len(flat)} images have one colour in all their pixels: "
+                f"python -m src.describe {self.root} shows them (data.background is for "
+                f"transparent files, data.pixel_range for deep greys)"
+            )
+        return splits
+
+    def inspect(self) -> DataSplits:
+        """Load the data with remarks on all that is wrong with it, whatever that is."""
+        splits = super().load()
+        seen = findings.of_pixels(splits, self.files, self.root)
+        return replace(splits, remarks=(*self._found.remarks, *self._notes, *splits.remarks, *seen))
 
     def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
-        if not self.root.is_dir():
-            raise InputError(
-                f"data.root: there is no folder {self.root}; it should hold a folder of images for each class"
-            )
-        divided = (self.root / "train").is_dir() and (self.root / "test").is_dir()
-        top = self.root / "train" if divided else self.root
-        classes = sorted(folder.name for folder in top.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-        if len(classes) < 2:
-            raise InputError(
-                f"data.root: {top} holds {len(classes)} folders of images; at least two classes are needed"
-            )
-        train = self._read(top, classes)
-        if divided:
-            unknown = sorted({f.name for f in (self.root / "test").iterdir() if f.is_dir()} - set(classes))
-            if unknown:
-                raise InputError(
-                    f"data.root: {self.root / 'test'} has classes that train does not have: {', '.join(unknown)}"
+        self._found = found = find(self.root)
+        self._notes = []
+        if self.preparation.pixel_range is None:
+            measured = range_of(found.parts[TRAIN][0])
+            self.preparation = replace(self.preparation, pixel_range=measured)
+            if measured is not None:
+                self._notes.append(
+                    f"grey files of more than 8 bits: {measured[0]:g} becomes black and {measured[1]:g} white "
+                    f"(data.pixel_range)"
                 )
-            return train, self._read(self.root / "test", classes), classes
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
-        tests = max(1, round(self.test_share * len(train)))
-        return train.select(order[tests:].sort().values), train.select(order[:tests].sort().values), classes
+        parts = {part: self._decoded(*files) for part, files in found.parts.items()}
+        published = parts[TRAIN]
+        if VALIDATION in parts:
+            published = _joined(published, parts[VALIDATION])
+        if TEST in parts:
+            self._places = {TEST: range(len(published), len(published) + len(parts[TEST]))}
+            self._kept = torch.arange(len(published))
+            return published, parts[TEST], found.classes
+        train = parts[TRAIN]
+        rest, tests = stratified(train.labels, copies(train.images), self.test_share, self.split_seed, least=3)
+        self._places = {TEST: tests.tolist()}
+        self._kept = torch.cat([rest, torch.arange(len(train), len(published))])
+        self._notes.append(
+            f"no folder of test images: {len(tests)} of {len(train)} images are set aside (data.test_share)"
+        )
+        return published.select(self._kept), published.select(tests), found.classes
 
-    def _read(self, top: Path, classes: Sequence[str]) -> ImageSet:
-        """The images of the class folders in ``top``."""
-        paths: list[Path] = []
-        labels: list[int] = []
-        for label, name in enumerate(classes):
-            found = sorted(path for path in (top / name).rglob("*") if path.suffix.lower() in ENDINGS)
-            paths += found
-            labels += [label] * len(found)
-        if not paths:
-            raise InputError(f"data.root: no image lies in the class folders of {top} ({', '.join(sorted(ENDINGS))})")
-        return ImageSet(decoded(paths, (self.side, self.side), MODES[self.channels], self.name), torch.tensor(labels))
+    def divided(self, published: ImageSet) -> tuple[Tensor, Tensor]:
+        """The folder's own validation images, or a share of each class."""
+        given = len(self._found.parts[VALIDATION][0]) if VALIDATION in self._found.parts else 0
+        if given:
+            train, validation = torch.arange(len(published)).split([len(published) - given, given])
+        else:
+            groups = copies(published.images)
+            train, validation = stratified(published.labels, groups, self.validation_share, self.split_seed, least=2)
+            self._notes.append(
+                f"no folder of validation images: {len(validation)} of {len(published)} images are set aside "
+                f"(data.validation_share)"
+            )
+        self._places |= {TRAIN: self._kept[train].tolist(), VALIDATION: self._kept[validation].tolist()}
+        return train, validation
+
+    def checksummed(self, published: ImageSet, test: ImageSet) -> tuple[ImageSet, ...]:
+        """Training, validation and test images as the folder has them, so that a moved border is other data."""
+        if VALIDATION not in self._found.parts:
+            return published, test
+        given = len(self._found.parts[VALIDATION][0])
+        at = torch.arange(len(published))
+        return published.select(at[:-given]), published.select(at[-given:]), test
+
+    def _decoded(self, paths: Sequence[Path], labels: Sequence[int]) -> ImageSet:
+        pixels = decoded(paths, self.size, MODES[self.channels], self.name, self.preparation)
+        return ImageSet(pixels, torch.tensor(labels))
+
+
+def _joined(*parts: ImageSet) -> ImageSet:
+    return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))

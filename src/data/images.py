@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.contracts import Augmentation, DataSplits, ImageSet, InputError
+from src.contracts import Augmentation, DataSplits, ImageSet, InputError, Mixing, Preparation
+from src.data.findings import of_labels
+from src.data.resizing import resized_pixels
 
 
-def data_root(root: str) -> Path:
-    """The folder that holds the data: ``DNNC_DATA`` if it is set and ``root`` is the default, else ``root``."""
-    folder = os.environ.get("DNNC_DATA")
-    return Path(folder if folder and root == "data" else root).expanduser()
+def data_root(root: str | None) -> Path:
+    """The folder that holds the data: ``root`` if it is given, else that of ``DNNC_DATA``, else ``data``."""
+    return Path(root or os.environ.get("DNNC_DATA") or "data").expanduser()
 
 
 def validation_indices(groups: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -59,24 +60,29 @@ class ImageData(ABC):
     """A data set of images that fits into memory; subclasses read it.
 
     Args:
-        root: Folder of the data (``DNNC_DATA`` replaces the default ``data``).
+        root: Folder of the data; None takes that of ``DNNC_DATA``, or ``data``.
         sha256: Expected checksum of the published pixels and labels; None accepts any.
         validation_share: Share of the training images in the validation split, in (0, 1).
         calibration_images: Number of training images shown to post-training methods, at least 1.
         split_seed: Seed of the split; it is not the seed of the run, so that runs of all seeds can be compared.
         mean, std: One number for each channel, of pixels in [0, 1]; None measures them on the training split.
         augmentation: Random change of training batches; None leaves them as they are.
+        mixing: Random mixture of training batches and their labels; None mixes nothing.
+        height, width: Size that all images are brought to, at least 8; None keeps the set's own.
+        interpolation, crop, fit, background: How they are brought there (``Preparation``); None takes its defaults.
 
     Attributes:
         name: Name of the data set.
+        preparation: How files of images become these.
     """
 
     name: str
+    preparation: Preparation
 
     def __init__(
         self,
         *,
-        root: str,
+        root: str | None,
         sha256: str | None,
         validation_share: float,
         calibration_images: int,
@@ -84,6 +90,13 @@ class ImageData(ABC):
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         augmentation: Augmentation | None,
+        mixing: Mixing | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        interpolation: str | None = None,
+        crop: float | None = None,
+        fit: str | None = None,
+        background: int | None = None,
     ) -> None:
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must be in (0, 1), and is {validation_share}")
@@ -91,13 +104,18 @@ class ImageData(ABC):
             raise ValueError(f"calibration_images must be at least 1, and is {calibration_images}")
         if (mean is None) != (std is None):
             raise ValueError("mean and std come together: give both, or neither to have them measured")
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels is not None and pixels < 8:
+                raise ValueError(f"{name} must be at least 8 pixels, and is {pixels}")
+        self.height, self.width = height, width
+        self.preparation = Preparation(interpolation or Preparation.interpolation, crop, fit, background)
         self.root = data_root(root)
         self.sha256 = sha256
         self.validation_share = validation_share
         self.calibration_images = calibration_images
         self.split_seed = split_seed
         self.mean, self.std = mean, std
-        self.augmentation = augmentation
+        self.augmentation, self.mixing = augmentation, mixing
 
     @abstractmethod
     def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
@@ -106,6 +124,14 @@ class ImageData(ABC):
     def groups(self, train: ImageSet) -> Tensor:
         """Group number of each training image, ``[n]``, int64; each image is a group of its own by default."""
         return torch.arange(len(train))
+
+    def divided(self, published: ImageSet) -> tuple[Tensor, Tensor]:
+        """Sorted indices of the training and of the validation images among the published training images."""
+        return validation_indices(self.groups(published), self.validation_share, self.split_seed)
+
+    def checksummed(self, published: ImageSet, test: ImageSet) -> tuple[ImageSet, ...]:
+        """What the checksum is taken of."""
+        return published, test
 
     def load(self) -> DataSplits:
         """Read, check and split the data; the calibration images come from the training split.
@@ -124,13 +150,14 @@ class ImageData(ABC):
                 f"{self.name}: training images are {tuple(published.images.shape[1:])} and test images "
                 f"{tuple(test.images.shape[1:])} (channels, height, width); they must agree"
             )
-        found = checksum(published, test)
+        found = checksum(*self.checksummed(published, test))
         if self.sha256 is not None and found != self.sha256:
             raise InputError(
                 f"{self.name}: the pixels and labels in {self.root} have checksum {found[:12]}… and should have "
                 f"{self.sha256[:12]}…; the data is damaged or another version (data.sha256=null accepts it)"
             )
-        train_at, validation_at = validation_indices(self.groups(published), self.validation_share, self.split_seed)
+        published, test = self._resized(published), self._resized(test)
+        train_at, validation_at = self.divided(published)
         if len(train_at) == 0:
             raise InputError(f"{self.name}: the validation split takes every training image; add images or groups")
         train, validation = published.select(train_at), published.select(validation_at)
@@ -147,7 +174,19 @@ class ImageData(ABC):
             std=std,
             augmentation=self.augmentation,
             checksum=found,
+            preparation=self.preparation,
+            mixing=self.mixing,
+            remarks=tuple(of_labels(classes, train, validation, test)),
         )
+
+    def _resized(self, images: ImageSet) -> ImageSet:
+        """The images, brought to ``height`` x ``width``."""
+        _, own_height, own_width = images.images.shape[1:]
+        size = (self.height or own_height, self.width or own_width)
+        try:
+            return ImageSet(resized_pixels(images.images, size, self.preparation), images.labels)
+        except ValueError as error:
+            raise InputError(f"{self.name}: {error}") from error
 
     def _statistics(self, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel: as configured, or measured on ``images``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from src.contracts import Graph, GraphNode, GraphTensor, InputError, Role, first_line
+from src.deploy import counting
 
 ROLES = {
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), Role.MOVING),
@@ -19,6 +20,7 @@ ROLES = {
     "QuantizeLinear": Role.QUANTIZE,
     "DequantizeLinear": Role.DEQUANTIZE,
 }
+SELECTING = ("Gather", "GatherElements", "GatherND", "Concat")  # their output is a part of their input, or contains it
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -47,15 +49,19 @@ def read_graph(path: Path) -> Graph:
     for name, array in constants.items():
         tensors[name] = GraphTensor(array.size, array.nbytes, int(np.count_nonzero(array)))
     shapes = {name: array.shape for name, array in {**activations, **constants}.items()}
-    nodes = [
-        GraphNode(
-            tuple(node.input), tuple(node.output), ROLES.get(node.op_type, Role.COMPUTE), _macs(node, shapes), node.name
-        )
-        for node in graph.node
-        if node.op_type not in ("Constant", "Shape")
-    ]
-    grids = quantization_parameters(graph)
-    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in grids]
+    others = quantization_parameters(graph)
+    others |= {name for node in graph.node if node.op_type == "BatchNormalization" for name in node.input[3:]}
+    weights = [t.name for t in graph.initializer if t.data_type != onnx.TensorProto.INT64 and t.name not in others]
+    weighted = {name for name in weights if tensors[name].elements > 1}
+    nodes = []
+    for node in graph.node:
+        if node.op_type in ("Constant", "Shape"):
+            continue
+        if all(name in constants or name in weighted for name in node.input):
+            weighted.update(node.output)  # the results of an operation on weights are weights
+        made = tuple(name for name in node.output if name)
+        role, macs = ROLES.get(node.op_type, Role.COMPUTE), _macs(node, shapes, weighted)
+        nodes.append(GraphNode(tuple(node.input), made, role, macs, node.name))
     inputs = [value.name for value in graph.input if value.name not in constants]
     return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
 
@@ -95,9 +101,22 @@ def _run_once(path: Path) -> dict[str, np.ndarray]:
     return {image.name: zeros, **dict(zip(names, session.run(names, {image.name: zeros}), strict=True))}
 
 
-def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]], weighted: set[str]) -> int | None:
+    """Multiply-accumulates of a node; None if it has weights and is of an unknown kind."""
+    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    given = [shapes.get(name, ()) for name in node.input]
+    made = next(shapes[name] for name in node.output if name)
     if node.op_type == "Conv":
-        return math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+        return counting.convolution(made, given[1])
+    if node.op_type == "ConvTranspose":
+        return counting.transposed_convolution(given[0], given[1])
     if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
-        return math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
-    return 0
+        return counting.product(made, given[0][-2 if settings.get("transA") else -1])
+    if node.op_type in ("GRU", "LSTM", "RNN"):
+        return counting.recurrence(given[0][0] * given[0][1], given[1:3])
+    if node.op_type == "Einsum":
+        return counting.einsum(settings["equation"].decode(), given)
+    if node.op_type in SELECTING or all(name in weighted for name in node.input):
+        return 0
+    unknown = [shapes[name] for name in node.input if name in weighted]
+    return 0 if all(counting.is_spread(shape, made) for shape in unknown) else None

@@ -79,6 +79,16 @@ class OnnxRuntime(Target):
     def read_card(self, path: Path) -> ModelCard:
         return read_card(path)
 
+    def opset(self, path: Path) -> int | None:
+        from src.deploy.onnx_export import opset_of
+
+        return opset_of(path)
+
+    def remarks(self, path: Path) -> list[str]:
+        from src.deploy.onnx_export import newer_opset
+
+        return newer_opset(path)
+
     def operators(self, path: Path, image: np.ndarray, threads: int) -> list[tuple[str, str, float]]:
         """Name, operator and median milliseconds of each node of the optimized graph, the longest first.
 
@@ -149,6 +159,8 @@ def session(path: Path, threads: int, providers: Sequence[Any], *, profile: str 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # By itself ONNX Runtime may multiply a dequantized weight with rounded (int8) activations; 1 is float32.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from src.contracts import (
     StoredWeight,
     Target,
 )
-from src.deploy import cards
+from src.deploy import cards, counting
 from src.deploy.number_formats import checked_storage, halves
 from src.files.writing import replacing, write_text
 
@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 
 INFERENCE = {"float32": "f32", "bf16": "bf16"}
 PROFILED_RUNS = 50
-WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+RECURRENT = ("GRUSequence", "LSTMSequence", "RNNSequence", "GRUCell", "LSTMCell", "RNNCell")
+WEIGHTED = (
+    *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData"),
+    *("MatMul", "Einsum", *RECURRENT),
+)
+SELECTING = ("Gather", "GatherElements", "GatherND", "Concat")  # their output is a part of their input, or contains it
+SETTINGS = ("FakeQuantize", "Interpolate")  # their constants are no weights
 ROLES = {
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze"), Role.MOVING),
     **dict.fromkeys(("Relu", "Clamp", "Sigmoid", "HSwish", "Tanh", "Add", "Multiply"), Role.IN_PLACE),
@@ -193,8 +199,10 @@ def _graph(model: Any) -> Graph:
     tensors: dict[str, GraphTensor] = {}
     nodes: list[GraphNode] = []
     stored: dict[str, str] = {}  # tensor that depends on constants alone -> the first of these constants
+    floats: set[str] = set()  # constants that may be weights
     weights: list[str] = []
     kinds: dict[str, str] = {}
+    kept: dict[str, list[int]] = {}  # shapes
     for operation in model.get_ordered_ops():
         kind = operation.get_type_name()
         inputs = tuple(_name(value.get_source_output()) for value in operation.inputs())
@@ -202,17 +210,26 @@ def _graph(model: Any) -> Graph:
         for name, value in zip(outputs, operation.outputs(), strict=True):
             elements = math.prod(value.get_shape())
             nonzero = int(np.count_nonzero(operation.data)) if kind == "Constant" else None
-            kinds[name] = kind
+            kinds[name], kept[name] = kind, list(value.get_shape())
             tensors[name] = GraphTensor(elements, math.ceil(elements * value.get_element_type().bitwidth / 8), nonzero)
         if kind == "Constant":
             stored[outputs[0]] = outputs[0]
+            if tensors[outputs[0]].elements > 1 and operation.get_element_type().is_real():
+                floats.add(outputs[0])
         elif kind not in ("Parameter", "Result"):
             if all(name in stored for name in inputs):
                 stored[outputs[0]] = stored[inputs[0]]
+            elif kind in RECURRENT:  # the states that it starts from and the lengths of its inputs are no weights
+                weights += [stored[name] for name in inputs[-3:] if name in stored]
             elif kind in WEIGHTED or (kind == "Add" and kinds[inputs[0]] in WEIGHTED):
                 weights += [stored[name] for name in inputs if name in stored]
+            elif kind not in SETTINGS:
+                weights += [stored[name] for name in inputs if stored.get(name) in floats]
+            unknown = [name for name in inputs if stored.get(name) in floats and outputs[0] not in stored]
+            shapes = [] if kind in (*SELECTING, *SETTINGS) else [kept[name] for name in unknown]
+            macs = _macs(operation, kind, shapes)
             role = ROLES.get(kind, Role.COMPUTE)
-            nodes.append(GraphNode(inputs, outputs, role, _macs(operation, kind), operation.get_friendly_name()))
+            nodes.append(GraphNode(inputs, outputs, role, macs, operation.get_friendly_name()))
     return Graph(
         tuple(nodes),
         tensors,
@@ -226,11 +243,24 @@ def _name(output: Any) -> str:
     return f"{output.get_node().get_friendly_name()}:{output.get_index()}"
 
 
-def _macs(operation: Any, kind: str) -> int:
-    if kind in ("Convolution", "GroupConvolution"):
-        kernel = list(operation.input(1).get_shape())
-        return math.prod(operation.output(0).get_shape()) * math.prod(kernel[1 if kind == "Convolution" else 2 :])
+def _macs(operation: Any, kind: str, weights: Sequence[Sequence[int]]) -> int | None:
+    """Multiply-accumulates of an operation; None if it has ``weights`` and is of an unknown kind."""
+    given = [list(value.get_shape()) for value in operation.inputs()]
+    made = list(operation.output(0).get_shape())
+    if kind == "Convolution":
+        return counting.convolution(made, given[1])
+    if kind == "GroupConvolution":  # its kernel is [groups, out per group, in per group, *sides]
+        return counting.convolution(made, given[1][1:])
+    if kind == "ConvolutionBackpropData":
+        return counting.transposed_convolution(given[0], given[1])
+    if kind == "GroupConvolutionBackpropData":
+        return counting.transposed_convolution(given[0], given[1][1:])
     if kind == "MatMul":
-        inner = list(operation.input(0).get_shape())[-2 if operation.get_attributes()["transpose_a"] else -1]
-        return math.prod(operation.output(0).get_shape()) * int(inner)
-    return 0
+        return counting.product(made, given[0][-2 if operation.get_attributes()["transpose_a"] else -1])
+    if kind in RECURRENT:
+        return counting.recurrence(math.prod(given[0][:-1]), given[-3:-1])
+    if kind == "Einsum":
+        return counting.einsum(operation.get_attributes()["equation"], given)
+    if kind == "ScaledDotProductAttention":
+        return counting.attention(*given[:3])
+    return 0 if all(counting.is_spread(shape, made) for shape in weights) else None

@@ -16,6 +16,7 @@ from src.contracts import Graph, InputError, ModelCard, Precision, Runtime, Sess
 from src.deploy import cards, tflite_file
 from src.deploy.number_formats import checked_storage, halves
 from src.device.runtimes import dequantized, quantized
+from src.device.schema import read_json
 from src.files.writing import write_bytes
 
 if TYPE_CHECKING:
@@ -108,8 +109,11 @@ class TfLite(Target):
         text = {}
         for entry in file.metadata or []:
             if entry.name == tflite_file.METADATA:
-                text = json.loads(bytes(file.buffers[entry.buffer].data))
-        return cards.from_text(text, path)
+                try:
+                    text = read_json(bytes(file.buffers[entry.buffer].data))
+                except ValueError as error:
+                    raise InputError(f"{path}: its metadata cannot be read: {error}") from error
+        return cards.from_text(text if isinstance(text, dict) else {}, path)
 
 
 def _interpreter(path: Path, threads: int) -> Any:

@@ -26,7 +26,7 @@ from src.contracts import (
     Target,
     first_line,
 )
-from src.deploy import cards
+from src.deploy import cards, counting
 from src.deploy.number_formats import checked_storage, halves
 from src.device.exported_program import UnsafeProgramError, read_program
 from src.device.runtimes import make_floats_of_weights
@@ -41,8 +41,17 @@ ROLES = {
     **dict.fromkeys(("view", "reshape", "flatten", "unsqueeze", "squeeze", "dropout", "contiguous"), Role.MOVING),
     **dict.fromkeys(("relu", "relu_", "hardtanh", "hardtanh_", "relu6", "sigmoid", "tanh", "hardswish"), Role.IN_PLACE),
     **dict.fromkeys(("add", "add_", "mul", "batch_norm"), Role.IN_PLACE),
+    **dict.fromkeys(("getitem", "chunk", "split", "split_with_sizes", "unbind", "tensor_split"), Role.MOVING),
     "max_pool2d": Role.POOLING,
 }  # quantizing and dequantizing write new memory
+SELECTING = (
+    "embedding",
+    "index",
+    "index_select",
+    "gather",
+    "cat",
+    "stack",
+)  # their output is a part of an input, or contains it
 
 
 class TorchProgram(Target):
@@ -69,23 +78,22 @@ class TorchProgram(Target):
         """Write the file; raise InputError if the network cannot be exported with a free batch size."""
         import torch
 
+        from src.deploy.free_batch import program_of
         from src.deploy.quantized_program import with_operators, with_stored_halves, with_stored_integers
 
         written, quantized = with_operators(model, example_input)
         with_stored_integers(written, {**weights, **quantized})
         if self.stored == "float16":
             with_stored_halves(written)
-        batch = torch.cat([example_input, example_input])
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                program = torch.export.export(written, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            program = program_of(written, example_input)
         except Exception as error:  # torch raises many types of its own
             raise InputError(f"the network cannot be exported by torch.export: {first_line(error)}") from error
         program.example_inputs = None  # nobody needs this image
         program._guards_code = []  # code, which nobody should run who reads the file
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # it names paths of this machine
+            for key in ("stack_trace", "from_node"):  # paths of this machine; passes of torch's own
+                node.meta.pop(key, None)
         file = io.BytesIO()  # torch's writer ends the whole process if it cannot write
         torch.export.save(program, file, extra_files=cards.to_text(card))
         write_bytes(path, file.getvalue())
@@ -167,35 +175,42 @@ def _read(path: Path, text: dict[str, str]) -> Any:
 
 
 def _graph(program: Any) -> Graph:
-    """Operators and tensors of a program at batch 1."""
+    """Operators and tensors of a program at batch 1; what an operator gives that is several tensors counts as one."""
     import torch
 
     tensors: dict[str, GraphTensor] = {}
     nodes: list[GraphNode] = []
     weights: list[str] = []
+    weighted: set[str] = set()
     inputs: list[str] = []
     shapes: dict[str, list[int]] = {}
     signature = program.graph_signature
     stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     for node in program.graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            shapes[node.name] = [_at_batch_one(size) for size in value.shape]
-            elements = math.prod(shapes[node.name])
-            tensors[node.name] = GraphTensor(elements, elements * value.element_size())
+        parts = [part for part in (value if isinstance(value, (list, tuple)) else [value]) if torch.is_tensor(part)]
+        if parts:
+            sizes = [[_at_batch_one(size) for size in part.shape] for part in parts]
+            shapes[node.name] = sizes[0]
+            elements = sum(map(math.prod, sizes))
+            tensors[node.name] = GraphTensor(elements, elements * parts[0].element_size())
         if node.op == "placeholder" and node.name in stored:
             array = {**program.state_dict, **program.constants}[stored[node.name]]
             tensors[node.name] = GraphTensor(array.numel(), array.nbytes, int(torch.count_nonzero(array)))
             if node.name in signature.inputs_to_parameters:
                 weights.append(node.name)
+                weighted.add(node.name)
         elif node.op == "placeholder":
             inputs.append(node.name)
         elif node.op == "call_function" and node.name in tensors:
             reads = tuple(argument.name for argument in node.all_input_nodes if argument.name in tensors)
+            if reads and all(read in weighted for read in reads):
+                weighted.add(node.name)  # the results of an operation on weights are weights
             kind = node.target.__name__.partition(".")[0]
-            macs = _macs(kind, [*(shapes[name] for name in reads), shapes[node.name]])
             name = f"{_layer(node)}/{kind}"
-            nodes.append(GraphNode(reads, (node.name,), ROLES.get(kind, Role.COMPUTE), macs, name))
+            nodes.append(
+                GraphNode(reads, (node.name,), ROLES.get(kind, Role.COMPUTE), _macs(node, kind, shapes, weighted), name)
+            )
     return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(signature.user_outputs))
 
 
@@ -213,11 +228,28 @@ def _at_batch_one(size: Any) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
 
 
-def _macs(kind: str, shapes: list[list[int]]) -> int:
-    """Multiply-accumulates of an operator with the shapes of its inputs and, last, its output."""
-    made = math.prod(shapes[-1])
-    if kind == "conv2d":
-        return made * math.prod(shapes[1][1:])
-    if kind in ("linear", "matmul", "addmm"):
-        return made * shapes[0][-1]
-    return 0
+def _macs(node: Any, kind: str, shapes: Mapping[str, list[int]], weighted: set[str]) -> int | None:
+    """Multiply-accumulates of an operator; None if it has weights and is of an unknown kind."""
+    flat = [
+        each for argument in node.args for each in (argument if isinstance(argument, (list, tuple)) else [argument])
+    ]
+    given = [shapes[name] for name in (getattr(each, "name", "") for each in flat) if name in shapes]
+    made = shapes[node.name]
+    if kind in ("conv1d", "conv2d", "conv3d"):
+        return counting.convolution(made, given[1])
+    if kind in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+        return counting.transposed_convolution(given[0], given[1])
+    if kind in ("linear", "matmul", "mm", "bmm"):
+        return counting.product(made, given[0][-1])
+    if kind in ("addmm", "baddbmm"):
+        return counting.product(made, given[1][-1])
+    if kind in ("gru", "lstm", "rnn_tanh", "rnn_relu"):
+        return counting.recurrence(math.prod(given[0][:-1]), [s for s in given[1:] if len(s) == 2])
+    if kind == "scaled_dot_product_attention":
+        return counting.attention(*given[:3])
+    if kind == "einsum":
+        return counting.einsum(node.args[0], given)
+    reads = [each.name for each in node.all_input_nodes if each.name in shapes]
+    if kind in SELECTING or all(name in weighted for name in reads):
+        return 0
+    return 0 if all(counting.is_spread(shapes[name], made) for name in reads if name in weighted) else None

@@ -5,12 +5,13 @@
 tensor operators; a file with anything else is not loaded.
 """
 
-import json
 import os
 import re
 import zipfile
 from pathlib import Path
 from typing import Any, Dict, Optional
+
+from .schema import read_json
 
 TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # lets no torch.load unpickle, whatever its caller asks for
 GRAPH = "models/model.json"
@@ -98,8 +99,8 @@ def check_program(path: Path) -> None:
     if EMPTY in names and reader.get_record(EMPTY):
         raise UnsafeProgramError("it holds a pickle ({})".format(EMPTY))
     for config, prefix in TENSORS.items():
-        _check_tensors(json.loads(reader.get_record(config).decode()), config, prefix, path.stat().st_size)
-    _check_texts(json.loads(reader.get_record(GRAPH).decode()), "")
+        _check_tensors(read_json(reader.get_record(config).decode()), config, prefix, path.stat().st_size)
+    _check_texts(read_json(reader.get_record(GRAPH).decode()), "")
 
 
 def _member(name: str) -> str:
@@ -148,7 +149,7 @@ def _check_texts(value: Any, key: str) -> None:
         for held in value:
             _check_texts(held, key)
     elif isinstance(value, str) and key in ("in_spec", "out_spec"):
-        _check_structure(json.loads(value)[1])
+        _check_structure(read_json(value)[1])
     elif isinstance(value, str):
         _check_text(value, GRAMMARS.get(key, WORDS), key)
 
@@ -174,7 +175,7 @@ def is_operator_of_tensors(target: str) -> bool:
 def _check_structure(spec: Any) -> None:
     """Check how the network's arguments are nested: in tuples, lists and dicts only."""
     context = spec["context"]
-    keys = json.loads(context) if isinstance(context, str) else context
+    keys = read_json(context) if isinstance(context, str) else context
     plain = keys is None or (isinstance(keys, list) and all(isinstance(each, str) for each in keys))
     if spec["type"] not in CONTAINERS or not plain:
         raise UnsafeProgramError("its arguments hold a {}".format(_plain(str(spec["type"]))))

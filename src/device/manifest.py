@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .schema import LINE, TEXT, InputError, Kind, between, check, count, optional, shown
+from .schema import LINE, TEXT, InputError, Kind, between, check, count, optional, read_json, shown
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -124,7 +124,7 @@ class Bundle:
 
     def _manifest(self) -> Dict[str, Any]:
         try:
-            content = json.loads(self._unpacked(NAME).decode())
+            content = read_json(self._unpacked(NAME).decode())
             changed = not isinstance(content, dict) or content.get("id") != identity(content)
         except Exception as error:  # zipfile and json may raise anything on a damaged file
             raise BundleError(f"{self.path} is no bundle: its {NAME} cannot be read ({_reason(error)})")

@@ -81,9 +81,14 @@ def _onnxruntime(path: Path, threads: int, provider: str) -> Loaded:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # By itself ONNX Runtime may multiply a dequantized weight with rounded (int8) activations; 1 is float32.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if provider not in onnxruntime.get_available_providers():
         raise NoRuntimeError(f"onnxruntime {onnxruntime.__version__} has no {provider} here")
-    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # of a file in a newer opset than it reads, for example
+        raise RefusedError(f"onnxruntime {onnxruntime.__version__}: {_first_line(error)}")
     image, logits = session.get_inputs()[0], session.get_outputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:

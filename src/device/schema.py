@@ -2,13 +2,12 @@
 
 import json
 import re
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple, Union
 
 LONGEST_LINE = 1000  # characters
 LARGEST_COUNT = 1 << 53  # JSON numbers are exact up to here
-NOT_OF_A_LINE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
-)  # line ends, terminal codes, half characters
+# Line ends, terminal codes, marks that reverse the order of what is read, half characters.
+NOT_OF_A_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class InputError(Exception):
@@ -52,6 +51,37 @@ LINE = Kind(
     "a text of one line",
     lambda value: isinstance(value, str) and 0 < len(value) <= LONGEST_LINE and not NOT_OF_A_LINE.search(value),
 )
+
+
+def read_json(text: Union[str, bytes], finite: bool = False) -> Any:
+    """Read JSON in which no object has a key twice: a value would be dropped in silence.
+
+    Args:
+        text: The text.
+        finite: Whether NaN and Infinity, which JSON does not have and Python reads, are refused.
+
+    Raises:
+        ValueError: The text is no such JSON, or is nested deeper than Python reads.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_with_each_key_once, parse_constant=_refuse_constant if finite else None
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _with_each_key_once(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} is there twice in one object")
+    return found
 
 
 def check(value: Any, table: Any, place: str = "") -> None:

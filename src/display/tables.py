@@ -6,11 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from src.contracts import BY_NAME, COLUMNS, LEAST_AGREEMENT, Column, Entry, Refused, Row
 
+REFUSED = "REFUSED"  # stands in the table if the runtime fails on the file
+FAR_APART = 0.05  # accuracy above balanced accuracy
 Group = tuple[str, str]  # label and target
 
 
-def table(entries: Sequence[Entry]) -> list[str]:
-    """The result table: a line for each variant and target; over several seeds the mean and standard deviation."""
+def table(entries: Sequence[Entry], refused: Sequence[Refused] = ()) -> list[str]:
+    """The result table: a line for each variant and target; over several seeds the mean and standard deviation.
+
+    Args:
+        entries: The rows.
+        refused: Variants without a row; each has a line without figures.
+    """
     groups: dict[Group, list[Row]] = {}
     several_models = len({(entry.row.data, entry.row.model) for entry in entries}) > 1
     for entry in entries:
@@ -20,6 +27,9 @@ def table(entries: Sequence[Entry]) -> list[str]:
     for (label, _), rows in groups.items():
         cells = [_cell(column, rows) for column in shown[1:]]
         lines.append([label + (f" x{len(rows)}" if len(rows) > 1 else ""), *cells])
+    for variant, target in dict.fromkeys((each.variant, each.target) for each in refused):
+        named = {"variant": variant, "target": target, "agreement": REFUSED}
+        lines.append([named.get(column.name, "-") for column in shown])
     return aligned(lines, left=3)
 
 
@@ -41,8 +51,9 @@ def aligned(lines: Sequence[Sequence[str]], *, left: int) -> list[str]:
 
 
 def refusals(refused: Sequence[Refused]) -> list[str]:
-    """A line for each variant that a target cannot hold."""
-    return list(dict.fromkeys(f"Not exportable: {each.variant}: {each.reason}" for each in refused))
+    """A line for each variant that a target cannot hold, or whose file its runtime refused."""
+    kinds = {True: "Refused", False: "Not exportable"}
+    return list(dict.fromkeys(f"{kinds[each.failed]}: {each.variant}: {each.reason}" for each in refused))
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
@@ -55,6 +66,11 @@ def remarks(rows: Sequence[Row]) -> list[str]:
             lines.append(
                 f"{row.artifact} predicts what the torch model does for {row.agreement:.1%} of images{where}. "
                 "Trust the file's accuracy, and mind that the export changed the network."
+            )
+        if row.balanced_accuracy is not None and row.accuracy - row.balanced_accuracy > FAR_APART:
+            lines.append(
+                f"Balanced accuracy, in which rare classes count as much as frequent ones, is "
+                f"{100 * row.balanced_accuracy:.2f} % for {row.artifact}, and not {100 * row.accuracy:.2f} %."
             )
         if base is None or row.variant == "baseline":
             continue

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 from src.contracts import DataSplits, Epoch
 from src.contracts.formats import duration
 
+CLASSES = 12  # that the first lines of a run name
+
 
 @contextmanager
 def only_ours(log: Path, *, verbose: bool) -> Iterator[TextIO]:
@@ -31,7 +33,8 @@ def only_ours(log: Path, *, verbose: bool) -> Iterator[TextIO]:
     sys.stderr.flush()
     saved = [os.dup(1), os.dup(2)]
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    terminal = os.fdopen(os.dup(saved[0]), "w", buffering=1)
+    coded: Any = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+    terminal = os.fdopen(os.dup(saved[0]), "w", buffering=1, **coded)
     try:
         os.dup2(sink, 1)
         os.dup2(sink, 2)
@@ -90,9 +93,33 @@ class Bar:
         self.validation = f", validation {100 * epoch.validation_accuracy:.2f} %"
         self.on_epoch(epoch)
 
+    def say(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        self.terminal.write(f"{self.label}: {line}\n")
+
     def stop(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def contents(splits: DataSplits) -> list[str]:
+    """What was read: the images of each split and each class, and the remarks of the data.
+
+    Only the first ``CLASSES`` classes are listed.
+    """
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    counts = [part.labels.bincount(minlength=len(splits.classes)).tolist() for part in parts.values()]
+    listed = [
+        f"{name} {'+'.join(f'{count:,}' for count in each)}"
+        for name, each in zip(splits.classes, zip(*counts, strict=True), strict=True)
+    ]
+    more = f", and {len(listed) - CLASSES} more" if len(listed) > CLASSES else ""
+    sizes = " + ".join(f"{name} {len(part):,}" for name, part in parts.items())
+    return [
+        f"  {sizes}; {len(listed)} classes: {', '.join(listed[:CLASSES])}{more}",
+        *(f"  {remark}" for remark in splits.remarks),
+    ]
 
 
 class Console:
@@ -121,13 +148,15 @@ class Console:
             self.line(
                 f"{experiment}: {model} on {splits.name} ({count:,} images of {channels}x{height}x{width}), seed {seed}"
             )
+            for line in contents(splits):
+                self.line(line)
 
     def bar(self, label: str, on_epoch: Callable[[Epoch], None]) -> Bar:
         """A progress bar for one training."""
         return Bar(self.terminal, f"{self.prefix}{label}", on_epoch)
 
     def stage(self, name: str, identity: str, found: bool, seconds: float, validation: float | None) -> None:
-        """Remember what became of a stage; ``end`` says it."""
+        """Remember whether a stage was made or found again; ``end`` says it."""
         if found:
             self._outcomes.append(f"{name} found again ({identity[:8]})")
         else:
@@ -136,7 +165,7 @@ class Console:
             self._outcomes.append(f"{name} {verb} in {duration(seconds)}{accuracy}")
 
     def end(self, seconds: float, found: bool) -> None:
-        """Say on one line what became of all stages and of measuring."""
+        """Say on one line whether each stage, and the measured files, were made or found again."""
         measured = "files found again" if found else f"exported and measured in {duration(seconds)}"
         self.line(f"{self.prefix}{self._variant:<20} {' - '.join([*self._outcomes, measured])}")
 

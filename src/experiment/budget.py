@@ -12,7 +12,7 @@ ACCURACY_DROP = "accuracy_drop"  # the one limit that compares with the baseline
 
 
 class Budget:
-    """Limits on the columns of a row; which there are the columns say.
+    """Limits on the columns of a row; ``COLUMNS`` declares which columns have one.
 
     Args:
         limits: By key: ``accuracy_drop`` is the largest loss against the baseline's file of the same target, a share
@@ -31,7 +31,7 @@ class Budget:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{key} must be a number, and is {value}")
+                raise ValueError(f"{key} must be a number, and is {value!r}")
             if key != ACCURACY_DROP and value <= 0:
                 raise ValueError(f"{key} must be more than 0, and is {value}")
         self.limits: dict[str, float] = {key: value for key, value in limits.items() if value is not None}
@@ -42,7 +42,7 @@ class Budget:
 
     @property
     def columns(self) -> dict[str, float]:
-        """The limit of each column that is itself limited, by column name; the accuracy, which is compared, aside."""
+        """The limits on the values of columns, by column name; without the accuracy, whose limit is on its drop."""
         return {LIMITED[key].name: value for key, value in self.limits.items() if key != ACCURACY_DROP}
 
     def misses(self, rows: Sequence[Row], refused: Sequence[Refused] = ()) -> list[str]:

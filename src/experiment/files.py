@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,17 +17,23 @@ from src.contracts import (
     InputError,
     Lowered,
     NotExportableError,
+    Precision,
     Refused,
+    RefusedFileError,
     Row,
     Target,
+    first_line,
 )
 from src.data.batches import TensorBatches, evaluation_batches
-from src.experiment.export import lowered, written
+from src.experiment.export import few_images, lowered, written
 from src.experiment.making import BATCH, Made
 from src.experiment.plan import Plan
+from src.experiment.watching import decisions
 from src.metrics.rows import bits_per_weight, complete, measure, measure_times, measure_untested
-from src.metrics.timing import Timing
+from src.metrics.timing import Timing, UntimedError
 from src.stages.store import StageStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,11 @@ class FileMaker:
             variants: Models by variant name, the baseline's first.
 
         Returns:
-            A row for each file, in that order; the variants that a target cannot hold; whether all was found again.
+            A row for each file, in that order; the variants that a target cannot hold, or whose file its runtime
+            refused; whether all was found again.
 
         Raises:
-            InputError: No target can hold the last variant.
+            InputError: No target can hold and run the last variant.
         """
         files: list[Exported] = []
         refused: list[Refused] = []
@@ -87,12 +95,17 @@ class FileMaker:
                 try:
                     files.append(self._exported(variant, made, target))
                 except NotExportableError as error:
-                    refused.append(Refused(variant, target, str(error)))
+                    refused.append(Refused(variant, target, str(error), isinstance(error, RefusedFileError)))
+        rows, timed_before = self._rows(files, refused)
         last = list(variants)[-1]
-        if all(file.variant != last for file in files):
+        if all(row.variant != last for row in rows):
             raise InputError(next(each.reason for each in refused if each.variant == last))
-        rows, timed_before = self._rows(files)
-        for remark in dict.fromkeys(remark for file in files for remark in self._remarks(file)):
+        remarks = [remark for file in files for remark in self._remarks(file)]
+        for line in dict.fromkeys(line for made in variants.values() for line in self._decisions(made)):
+            remarks.append(
+                f"{line} branches on the values of an image; files always take the branch of the first image"
+            )
+        for remark in dict.fromkeys(remarks):
             self.console.line(remark)
         return rows, refused, timed_before and all(file.found for file in files)
 
@@ -143,17 +156,25 @@ class FileMaker:
 
     def _measured(self, made: Made, target_name: str, folder: Path) -> tuple[tuple[Path, ...], dict[str, Any]]:
         parts, result = self._write(made, target_name, folder)
-        columns = measure(
-            self.plan.targets[target_name].value,
-            parts,
-            made.model,
-            result,
-            self.splits,
-            self._batches,
-            bits_per_weight=bits_per_weight(made.record["layers"]),
-            identity=made.identity,
-            threads=self.plan.compute.threads,
-        )
+        try:
+            columns = measure(
+                self.plan.targets[target_name].value,
+                parts,
+                made.model,
+                result,
+                self.splits,
+                self._batches,
+                bits_per_weight=bits_per_weight(made.record["layers"]),
+                identity=made.identity,
+                threads=self.plan.compute.threads,
+            )
+        except OSError:  # says nothing of the file
+            raise
+        except Exception as error:  # runtimes raise types of their own
+            log.exception("%s cannot be measured", target_name)
+            raise RefusedFileError(
+                f"target.{target_name}: the exported file cannot be measured: {first_line(error)}"
+            ) from error
         return parts, columns
 
     def _write(self, made: Made, target_name: str, folder: Path) -> tuple[tuple[Path, ...], Lowered]:
@@ -163,12 +184,15 @@ class FileMaker:
         path = folder / f"model.{target.ending}"
         return written(target_name, target, result, self.splits, path, made.identity), result
 
-    def _rows(self, files: Sequence[Exported]) -> tuple[list[Row], bool]:
-        """A complete row for each file, and whether its times were found again."""
-        timings, timed_at, found = self._times([file for file in files if not self._target(file).stand_in])
+    def _rows(self, files: Sequence[Exported], refused: list[Refused]) -> tuple[list[Row], bool]:
+        """A complete row for each file, and whether its times were found again; files that fail come to ``refused``."""
+        timings, timed_at, found = self._times([file for file in files if not self._target(file).stand_in], refused)
+        failed = {(each.variant, each.target) for each in refused}
         rows: list[Row] = []
         bases: dict[str, Row] = {}
         for file in files:
+            if (file.variant, file.target) in failed:
+                continue
             base = bases.get(file.target)
             row = complete(
                 file.columns,
@@ -188,28 +212,38 @@ class FileMaker:
             rows.append(row)
         return rows, found
 
-    def _times(self, files: Sequence[Exported]) -> tuple[dict[str, Timing], str | None, bool]:
+    def _times(self, files: Sequence[Exported], refused: list[Refused]) -> tuple[dict[str, Timing], str | None, bool]:
         """The times of files by artifact, when they were taken, and whether they were found again."""
         if not files:
             return {}, None, True
         stage = self.plan.timing([file.identity for file in files])
-        with self.store.hold(stage.identity, self.folder):
-            record = self.store.find(stage.identity)
-            found = record is not None
-            if record is None:
-                paths = [(self._target(file), file.path) for file in files]
-                taken = measure_times(paths, self.splits, self._batches, self.plan.clock)
-                record = {"kind": "timing", "spec": stage.spec, "timings": [asdict(each) for each in taken]}
-                record["timed_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                self.store.finish(stage.identity, record)
+        try:
+            with self.store.hold(stage.identity, self.folder):
+                record = self.store.find(stage.identity)
+                found = record is not None
+                if record is None:
+                    paths = [(self._target(file), file.path) for file in files]
+                    taken = measure_times(paths, self.splits, self._batches, self.plan.clock)
+                    record = {"kind": "timing", "spec": stage.spec, "timings": [asdict(each) for each in taken]}
+                    record["timed_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                    self.store.finish(stage.identity, record)
+        except UntimedError as error:  # the others are timed again without it
+            lost = next(file for file in files if file.path == error.path)
+            reason = f"target.{lost.target}: the exported file cannot be timed: {error.reason}"
+            refused.append(Refused(lost.variant, lost.target, reason, failed=True))
+            return self._times([file for file in files if file is not lost], refused)
         timings = [Timing(**{**taken, "rounds_ms": tuple(taken["rounds_ms"])}) for taken in record["timings"]]
         artifacts = (file.artifact for file in files)
         return dict(zip(artifacts, timings, strict=True)), record["timed_at"], found
 
+    def _decisions(self, made: Made) -> list[str]:
+        """The lines of Python that branch on the values of an image."""
+        return decisions(made.model, few_images(self.splits)[:1])
+
     def _remarks(self, file: Exported) -> list[str]:
         """What the board and the target say of a file."""
         target = self._target(file)
-        integer = "int8" in file.columns["precision"]["computes"]
+        integer = Precision.of(file.columns["precision"]).integer
         return [
             *self.plan.board.remarks(target.precision(integer)),
             *(f"{file.artifact}: {line}" for line in target.remarks(file.path)),

@@ -19,6 +19,7 @@ from src.contracts import (
     Context,
     DataSplits,
     Epoch,
+    InputContract,
     InputError,
     Loss,
     Method,
@@ -29,13 +30,16 @@ from src.contracts import (
 )
 from src.data.batches import calibration_batches, evaluation_batches, example_image, training_batches
 from src.data.images import checksum
+from src.experiment.claims import checked
 from src.experiment.plan import Part, Plan
 from src.experiment.rehearsal import rehearse
 from src.metrics.accuracy import torch_accuracy
 from src.metrics.layers import describe_layers
 from src.models.build import build_model, check_fit
+from src.models.outputs import without_auxiliary
 from src.models.weights import load_weights, save_weights
 from src.primitives.keeping import Keep
+from src.primitives.layers import weight_names
 from src.stages.identity import targets_of
 from src.stages.specs import Stage
 from src.stages.store import WEIGHTS, StageStore
@@ -70,8 +74,17 @@ def prepare(plan: Plan) -> DataSplits:
     """Load the data and build the network once, so that a misfit costs no training."""
     use_compute(plan.compute)  # first of all: threads that a computation starts inherit it
     splits = plan.data.value.load()
-    build_model(plan.model.value, splits, plan.seed)
+    model = build_model(plan.model.value, splits, plan.seed)
+    contract = InputContract.of(model)
+    # Pretrained weights expect their own normalization.
+    if contract is not None and contract.mean is not None and contract.std is not None:
+        return replace(splits, mean=contract.mean, std=contract.std)
     return splits
+
+
+def weights_of(plan: Plan, splits: DataSplits) -> list[str]:
+    """The names of the weights of the plan's network that methods work on, in the order of the network."""
+    return weight_names(build_model(plan.model.value, splits, plan.seed))
 
 
 class StageMaker:
@@ -109,25 +122,31 @@ class StageMaker:
         return made
 
     def _trains(self, stage: Stage) -> bool:
-        return self.plan.weights is None if stage.name == "baseline" else RECIPE in targets_of(stage.spec["method"])
+        return self.plan.trains if stage.name == "baseline" else RECIPE in targets_of(stage.spec["method"])
 
     def _baseline(self, stage: Stage) -> Made:
         plan, started = self.plan, time.perf_counter()
         with self.store.hold(stage.identity, self.folder) as folder:
-            model = build_model(plan.model.value, self.splits, plan.seed)
             record = self.store.find(stage.identity)
             found = record is not None
             if record is not None:
+                model = build_model(plan.model.value, self.splits, plan.seed)
                 load_weights(model, folder / WEIGHTS)
             else:
                 fits: list[Fitted] = []
-                if plan.weights:
-                    load_weights(model, plan.weights)
-                    check_fit(model, self.splits)
-                else:
-                    recipe = plan.training.value
-                    with taught(recipe.loss, model, model, example_image(self.splits)) as loss:
+                model = build_model(
+                    plan.model.value, self.splits, plan.seed, say=self.console.line, auxiliary=plan.trains
+                )
+                contract = InputContract.of(model)
+                departure = contract.departure(self.splits) if contract is not None else None
+                if departure is not None:
+                    self.console.line(departure)
+                if plan.trains:
+                    recipe, example = plan.training.value, example_image(self.splits)
+                    with taught(recipe.loss, model, model, example) as loss:
                         fits.append(self._fit("baseline", model, recipe, folder / "training.ckpt", loss))
+                    without_auxiliary(model, torch.cat([example, example]))
+                    model.eval()
                 record = self._finish(stage, Compressed(model.eval()), folder, fits, describe_layers(model, {}))
         self._after("baseline", stage, record, found, started)
         return Made(stage.identity, model.eval(), record)
@@ -145,6 +164,8 @@ class StageMaker:
             if found:
                 model = self._rebuilt(structures)
                 load_weights(model, folder / WEIGHTS)
+        for line in record.get("not_reached", ()):  # records of before have none
+            self.console.line(line)
         self._after(stage.name, stage, record, found, started)
         return Made(stage.identity, model.eval(), record, structures, step.value)
 
@@ -164,12 +185,13 @@ class StageMaker:
             raise InputError(f"{stage.name}: {error}") from error
         model = made.model.eval()
         check_fit(model, self.splits)
+        not_reached = checked(stage.name, made, context.example_input)
         stored = method.stored_weights(model) if isinstance(method, QuantizingMethod) else {}
         layers = describe_layers(model, stored)
         empty = [layer["name"] for layer in layers if layer["sparsity"] == 1]
         if empty:
             self.console.line(f"{stage.name} leaves no weight of {', '.join(empty)}: its outputs are the same for all")
-        return model, self._finish(stage, made, folder, fits, layers, before.record)
+        return model, self._finish(stage, made, folder, fits, layers, before.record, not_reached)
 
     def _context(self, label: str, before: nn.Module, folder: Path, fits: list[Fitted]) -> Context:
         """What a method is given; each of its trainings is added to ``fits``."""
@@ -224,6 +246,7 @@ class StageMaker:
         fits: Sequence[Fitted],
         layers: Sequence[Mapping[str, Any]],
         before: Mapping[str, Any] | None = None,
+        not_reached: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Write the weights and the record of a stage; ``before`` is the record of the stage that it came from."""
         save_weights(made.model, folder / WEIGHTS)
@@ -243,6 +266,7 @@ class StageMaker:
             "resumed_epochs": [fitted.resumed_epoch for fitted in fits],
             "layers": list(layers),
             "structure": made.structure,
+            "not_reached": list(not_reached),
         }
         self.store.finish(stage.identity, record)
         return record

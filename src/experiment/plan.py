@@ -13,6 +13,7 @@ from src.data.images import checksum
 from src.metrics.board import Board
 from src.metrics.machine import machine
 from src.metrics.timing import Clock
+from src.models.weights import Weights
 from src.stages.identity import files_of, sources, targets_of
 from src.stages.specs import Stage, baseline_spec, export_spec, step_spec, timing_spec
 from src.training.recipe import Compute
@@ -50,7 +51,7 @@ class Plan:
         seed: Seed of the weights, the batch order and each method's random draws.
         data, model, training: What the baseline is made of.
         model_name: What people call the network.
-        weights: A file of trained weights that are the baseline; None to train it.
+        weights: A file of weights: the baseline, or the start of its training. None trains from scratch.
         compute: Where numbers are computed.
         steps: Methods by step name, in order.
         targets: Targets by name; each model is exported for each of them.
@@ -64,7 +65,7 @@ class Plan:
     data: Part[DataSource]
     model: Part[ModelBuilder]
     model_name: str
-    weights: Path | None
+    weights: Weights | None
     training: Part[Recipe]
     compute: Compute
     steps: Mapping[str, Part[Method]]
@@ -72,20 +73,25 @@ class Plan:
     clock: Clock
     board: Board
 
+    @property
+    def trains(self) -> bool:
+        """Whether the baseline is trained: from scratch, or because its head is new."""
+        return self.weights is None or self.weights.replace_head
+
     def stages(self, splits: DataSplits) -> list[Stage]:
         """The baseline and each step, in order; known before any work, since each is named by what determines it."""
-        weights_sha256 = hashlib.sha256(_read(self.weights)).hexdigest() if self.weights else None
+        weights_sha256 = hashlib.sha256(_read(self.weights.path)).hexdigest() if self.weights else None
         loss = targets_of(self.training.config.get("loss", {}))
         entries = targets_of(self.data.config) | targets_of(self.model.config) | set(TRAINING)
         spec = baseline_spec(
             data=self.data.config,
             checksum=splits.checksum,
             model=self.model.config,
-            training=self.training.config,
+            training=self.training.config if self.trains else None,
             weights_sha256=weights_sha256,
             compute=self.compute,
             seed=self.seed,
-            made_by=sources(entries | (loss if self.weights else targets_of(self.training.config)), TRAINING_ALONE),
+            made_by=sources(entries | (targets_of(self.training.config) if self.trains else loss), TRAINING_ALONE),
         )
         made = [Stage.of("baseline", spec)]
         for name, step in self.steps.items():

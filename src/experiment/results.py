@@ -20,7 +20,7 @@ STARTED = ".started"  # when the survey of a folder was begun, in seconds since 
 
 @dataclass(frozen=True)
 class Results:
-    """What a run came to; ``results.json`` holds it.
+    """The results of a run; ``results.json`` holds them.
 
     Attributes:
         identity: Identity of the last stage.
@@ -30,7 +30,8 @@ class Results:
         command: The command that makes the run again.
         overrides: What Hydra was given.
         rows: A row for each (variant, target), the baseline's first.
-        not_exportable: Variants that a target has no file for.
+        not_exportable: Variants that a target has no form for.
+        refused: Variants whose file its runtime refused; ``results.json`` has a row without figures for each.
         budget_missed: A line for each limit that does not hold.
         tracking: Name of the ``tracking`` config.
         tracking_uri: Address of the tracking store; None if there is none.
@@ -48,6 +49,7 @@ class Results:
     overrides: Sequence[str]
     rows: Sequence[Row]
     not_exportable: Sequence[Refused] = ()
+    refused: Sequence[Refused] = ()
     budget_missed: Sequence[str] = ()
     tracking: str = "off"
     tracking_uri: str | None = None
@@ -64,16 +66,24 @@ class Results:
     def write(self, folder: Path) -> None:
         """Write ``results.json`` and ``metrics.json`` (nested dicts only, as ``dvc metrics`` needs).
 
-        Of an earlier run in the folder the exported files go that its own record lists and this one does not.
+        Removes the exported files that the earlier run's record lists and this one does not, and what an earlier survey
+        or search concluded; a search writes its own after this.
         """
-        stale = _listed_files(folder) - set(self.files)
-        write_record(folder / RESULTS, asdict(self))
+        stale = [*(_listed_files(folder) - set(self.files)), *_files_of_search(folder)]
+        write_record(folder / RESULTS, self.record())
         metrics: dict[str, dict[str, dict[str, float]]] = {}
         for row in self.rows:
             metrics.setdefault(row.variant, {})[row.target] = row.numbers()
         write_text(folder / METRICS, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         for name in [FAILURE, SURVEY, *stale]:
             (folder / name).unlink(missing_ok=True)
+
+    def record(self) -> dict[str, Any]:
+        """As ``results.json`` holds it."""
+        record = {**asdict(self), "not_exportable": _reasons(self.not_exportable)}
+        del record["refused"]
+        record["rows"] += [refused.row() for refused in self.refused]
+        return record
 
     @classmethod
     def read(cls, folder: Path) -> Results:
@@ -87,7 +97,9 @@ class Results:
         if record.pop("schema", 1) == 1:
             record = _from_schema_1(record, path)
         try:
-            record["rows"] = [Row.of(row) for row in record["rows"]]
+            rows = [(row, Refused.of(row)) for row in record["rows"]]
+            record["rows"] = [Row.of(row) for row, refused in rows if refused is None]
+            record["refused"] = tuple(refused for _, refused in rows if refused is not None)
             record["not_exportable"] = [Refused(**each) for each in record["not_exportable"]]
             return cls(**record)
         except (KeyError, TypeError, AttributeError) as error:
@@ -101,7 +113,18 @@ def _listed_files(folder: Path) -> set[str]:
     except (FileNotFoundError, InputError):
         return set()
     names = {*found.files, *(row.artifact for row in found.rows)} - {RESULTS, METRICS}
+    if not found.files:  # a record of an earlier version lists only the first part of each file
+        names |= {name.removesuffix(".xml") + ".bin" for name in names if name.endswith(".xml")}
     return {path.name for path in folder.iterdir() if path.name in names and path.is_file()}
+
+
+def _files_of_search(folder: Path) -> list[str]:
+    """Names of what a search concluded with in ``folder``; none if there was no search."""
+    return [SEARCH, "front.png", "model_card.md"] if (folder / SEARCH).exists() else []
+
+
+def _reasons(refused: Sequence[Refused]) -> list[dict[str, str]]:
+    return [{"variant": each.variant, "target": each.target, "reason": each.reason} for each in refused]
 
 
 def _from_schema_1(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -159,7 +182,8 @@ class Survey:
         tracking, tracking_uri: As in ``Results``.
         tracking_failed: Members of which the tracking store lacks some.
         budget_missed: By member what misses the budget.
-        not_exportable: Variants that a target has no file for.
+        not_exportable: Variants that a target has no form for.
+        refused: Variants whose file its runtime refused; ``survey.json`` has a row without figures for each.
     """
 
     started: float | None
@@ -172,6 +196,7 @@ class Survey:
     tracking_failed: Sequence[str]
     budget_missed: Mapping[str, Sequence[str]]
     not_exportable: Sequence[Refused] = field(default_factory=list)
+    refused: Sequence[Refused] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Row]:
@@ -180,8 +205,9 @@ class Survey:
     def record(self) -> dict[str, Any]:
         """As ``survey.json`` holds it; each row has ``settings`` and ``member``."""
         entries = [{**asdict(e.row), "settings": list(e.settings), "member": e.member} for e in self.entries]
-        content = asdict(replace(self, entries=()))
-        del content["entries"]
+        entries += [{**refused.row(), "settings": [], "member": ""} for refused in self.refused]
+        content = {**asdict(replace(self, entries=())), "not_exportable": _reasons(self.not_exportable)}
+        del content["entries"], content["refused"]
         return {**content, "rows": entries}
 
 
@@ -225,7 +251,8 @@ def write_survey(folder: Path, ended: Collection[str] = ()) -> Survey:
         known = _members(record) if record.get("started") == started else set()
         survey = _gathered(folder, {*known, *ended}, started)
         first = ended and not known
-        stale = [RESULTS, METRICS, *_listed_files(folder)] if first else []  # of an earlier single run
+        # Of an earlier single run or search.
+        stale = [RESULTS, METRICS, *_files_of_search(folder), *_listed_files(folder)] if first else []
         write_record(folder / SURVEY, survey.record())
         for name in stale:
             (folder / name).unlink(missing_ok=True)
@@ -281,7 +308,8 @@ def _gathered(folder: Path, ended: Collection[str], started: float | None) -> Su
         tracking_uri=first.tracking_uri if first else None,
         tracking_failed=sorted(member for member, result in results.items() if result.tracking_error),
         budget_missed={member: result.budget_missed for member, result in results.items() if result.budget_missed},
-        not_exportable=[refused for result in results.values() for refused in result.not_exportable],
+        not_exportable=[each for result in results.values() for each in result.not_exportable],
+        refused=list(dict.fromkeys(each for result in results.values() for each in result.refused)),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Console, Context, TrackedRun
+from src.contracts import Console, Context, TrackedRun, first_line
 from src.data.batches import calibration_batches, evaluation_batches, example_image
 from src.display.tables import aligned
 from src.experiment.making import BATCH, StageMaker, prepare
@@ -25,11 +25,14 @@ from src.primitives.codebooks import Optimal, fit_codebook, share
 from src.primitives.folding import fold_batch_norm
 from src.primitives.layers import weight_names
 from src.primitives.masks import keep_largest, kept
+from src.primitives.operands import operator_weights
 from src.primitives.quantizers import Symmetric, check_bits
 from src.primitives.scores import magnitude_scores
+from src.primitives.sensitivity import read_sensitivity
 from src.stages.store import StageStore
 
 Evaluate = Callable[[nn.Module], float]
+OnLayer = Callable[[str, Mapping[str, Any]], None]
 SHORT = {"sparsity": "s", "bits": "b", "clusters": "k"}  # in the table's headings
 
 
@@ -64,6 +67,11 @@ class Sweep:
             raise ValueError("images must be at least 1, and float_layers at least 0")
 
 
+def read_analysis(file: str) -> Mapping[str, Any]:
+    """The record that ``analyse`` wrote into ``file``; raises ValueError if it cannot be read as one."""
+    return read_sensitivity(file)
+
+
 def analyse(plan: Plan, sweep: Sweep, *, store: StageStore, console: Console, folder: Path) -> None:
     """Make or find the baseline, analyse it, write ``sensitivity.json`` and ``sensitivity.png``, and say the result.
 
@@ -89,19 +97,35 @@ def analyse(plan: Plan, sweep: Sweep, *, store: StageStore, console: Console, fo
     def no_training(*given: Any, **named: Any) -> None:
         raise AssertionError("a sensitivity analysis trains nothing")
 
-    example = example_image(splits)
-    record = sensitivity(baseline.model, sweep, evaluate, example, lambda name: console.line(f"{name} done"))
-    context = Context(calibration_batches(splits), plan.training.value.loss, example, plan.seed, no_training)
-    int8 = int8_noise(baseline.model, sweep, evaluate, context, batches())
     about = {"identity": baseline.identity, "model": plan.model_name, "data": splits.name, "images": len(images)}
-    write_record(folder / "sensitivity.json", {**about, **record, "int8": int8})
+
+    def write(record: Mapping[str, Any], int8: Mapping[str, Any] | None) -> None:
+        write_record(folder / "sensitivity.json", {**about, **record, "int8": int8})
+
+    def on_layer(name: str, record: Mapping[str, Any]) -> None:
+        write(record, None)  # so that a later failure does not cost it
+        console.line(f"{name} done")
+
+    example = example_image(splits)
+    record = sensitivity(baseline.model, sweep, evaluate, example, on_layer)
     draw(record, folder / "sensitivity.png", f"{plan.model_name} on {splits.name}")
+    context = Context(calibration_batches(splits), plan.training.value.loss, example, plan.seed, no_training)
+    int8 = _int8_or_reason(baseline.model, sweep, evaluate, context, batches())
+    write(record, int8)
     for line in ["", *table(record), "", *int8_lines(int8), f"Written: {folder}"]:
         console.line(line)
 
 
+def _int8_or_reason(*measured: Any) -> dict[str, Any]:
+    """``int8_noise``; the reason, as ``{"refused": …}``, if this network cannot be quantized."""
+    try:
+        return int8_noise(*measured)
+    except Exception as error:  # NNCF raises errors of any type
+        return {"refused": first_line(error)}
+
+
 def sensitivity(
-    model: nn.Module, sweep: Sweep, evaluate: Evaluate, example_input: Tensor, on_layer: Callable[[str], None]
+    model: nn.Module, sweep: Sweep, evaluate: Evaluate, example_input: Tensor, on_layer: OnLayer
 ) -> dict[str, Any]:
     """Change one layer at a time and measure.
 
@@ -110,7 +134,7 @@ def sensitivity(
         sweep: What is tried.
         evaluate: Accuracy on validation data, in [0, 1].
         example_input: ``[1, c, h, w]``.
-        on_layer: Called with the name of each layer when it is done.
+        on_layer: Called with the name of each layer when it is done, and with the record up to it.
 
     Returns:
         ``{"accuracy", "layers": {weight name: {"parameters", "sparsity", "bits", "clusters"}}}``; the last three map
@@ -120,8 +144,9 @@ def sensitivity(
     """
     folded = copy.deepcopy(model).eval()
     fold_batch_norm(folded, example_input)
+    accuracy = evaluate(folded)
     layers: dict[str, Any] = {}
-    for name in weight_names(folded):
+    for name in operator_weights(folded, example_input):
         weight = folded.get_parameter(name)
         original = weight.detach().clone()
         tried: dict[str, dict[str, float]] = {"sparsity": {}, "bits": {}, "clusters": {}}
@@ -137,8 +162,8 @@ def sensitivity(
         with torch.no_grad():
             weight.copy_(original)
         layers[name] = {"parameters": weight.numel(), **tried}
-        on_layer(name)
-    return {"accuracy": evaluate(folded), "layers": layers}
+        on_layer(name, {"accuracy": accuracy, "layers": layers})
+    return {"accuracy": accuracy, "layers": layers}
 
 
 def int8_noise(
@@ -260,6 +285,8 @@ def table(record: Mapping[str, Any]) -> list[str]:
 
 def int8_lines(int8: Mapping[str, Any]) -> list[str]:
     """What INT8 does, in words."""
+    if "refused" in int8:
+        return [f"INT8 cannot be measured on this network: {int8['refused']}"]
     lines = [f"INT8: {100 * int8['accuracy_int8']:.2f} % of validation images, float {100 * int8['accuracy']:.2f} %"]
     worst = sorted(int8["snr_db"].items(), key=lambda item: item[1]["validation"])[:3]
     for name, noise in worst:

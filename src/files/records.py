@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts.errors import InputError
+from src.device.schema import read_json
 from src.files.writing import write_text
 
 SCHEMA = 2  # records of schema 1 do not name their schema
@@ -32,11 +33,11 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a record; its key ``"schema"`` is always there, and is 1 if the file does not have it.
 
     Raises:
-        InputError: The file is no JSON object, or of a later schema.
+        InputError: The file is no JSON object, has a key twice or NaN in it, or is of a later schema.
         FileNotFoundError: There is no such file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path.read_text(encoding="utf-8"), finite=True)
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):

@@ -6,8 +6,10 @@ import os
 
 os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "900")  # it compiles once; a busy machine takes over a minute
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+import functools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import nncf
@@ -15,10 +17,12 @@ import nncf.torch
 import torch
 from nncf.quantization.advanced_parameters import QuantizationParameters
 from nncf.torch.function_hook.hook_storage import decode_hook_name
-from nncf.torch.function_hook.pruning.magnitude.algo import get_pruned_modules
+from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
+from nncf.torch.function_hook.pruning.magnitude.algo import apply_magnitude_pruning, get_pruned_modules
+from nncf.torch.function_hook.pruning.rb.algo import apply_regularization_based_pruning
 from nncf.torch.function_hook.pruning.rb.algo import get_pruned_modules as get_gated_modules
-from nncf.torch.function_hook.pruning.rb.losses import RBLoss
-from nncf.torch.function_hook.wrapper import get_hook_storage
+from nncf.torch.function_hook.wrapper import get_hook_storage, wrap_model
+from nncf.torch.quantization.layers import SymmetricQuantizer
 from torch import Tensor, nn
 
 from src.contracts import NNCF_HOOKS, StoredWeight
@@ -26,17 +30,15 @@ from src.contracts import NNCF_HOOKS, StoredWeight
 # Masks --------------------------------------------------------------------------------------------
 
 
-def attach_masks(model: nn.Module, example_input: Tensor) -> nn.Module:
-    """Attach a mask, True everywhere, to every weight of a convolution or matrix product.
-
-    The forward pass multiplies the weights by their masks.
+def attach_masks(model: nn.Module, names: Collection[str]) -> nn.Module:
+    """Attach a mask, True everywhere, to the parameters ``names``, by which each use of them is multiplied.
 
     Args:
         model: Changed in place; its root must not be an ``nn.Sequential``.
-        example_input: ``[1, c, h, w]``.
+        names: Names of parameters.
     """
-    masked = nncf.prune(
-        model, mode=nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL, ratio=0.0, examples_inputs=example_input
+    masked = apply_magnitude_pruning(
+        wrap_model(model), set(names), mode=nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL, ratio=0.0
     )
     for mask in masks_of(masked).values():
         mask.fill_(True)
@@ -75,14 +77,14 @@ def bake_masks(masked: nn.Module, plain: nn.Module) -> nn.Module:
 # Gates --------------------------------------------------------------------------------------------
 
 
-def attach_gates(model: nn.Module, example_input: Tensor) -> nn.Module:
-    """Attach a learned gate to every weight of a convolution or matrix product (regularization-based pruning).
+def attach_gates(model: nn.Module, names: Collection[str]) -> nn.Module:
+    """Attach a learned gate to each number of the parameters ``names`` (regularization-based pruning).
 
     Args:
         model: Changed in place; its root must not be an ``nn.Sequential``.
-        example_input: ``[1, c, h, w]``.
+        names: Names of parameters.
     """
-    return nncf.prune(model, mode=nncf.PruneMode.UNSTRUCTURED_REGULARIZATION_BASED, examples_inputs=example_input)
+    return apply_regularization_based_pruning(wrap_model(model), set(names))
 
 
 def logits_of(gated: nn.Module) -> dict[str, nn.Parameter]:
@@ -90,17 +92,37 @@ def logits_of(gated: nn.Module) -> dict[str, nn.Parameter]:
     return {name: gate.mask for name, gate in sorted(get_gated_modules(gated).items())}
 
 
-def density_penalty(gated: nn.Module, strength: float) -> RBLoss:
-    """A function without arguments: ``((density - (1 - target_ratio)) / strength)^2``.
+class DensityPenalty:
+    """``((density - wanted density) / strength)^2`` of gates, as NNCF's ``RBLoss``, but without reading it on the host.
 
-    Its attribute ``target_ratio``, the wanted sparsity, may be set at any time.
+    Args:
+        gated: A network with gates.
+        strength: Divisor, more than 0.
     """
-    return RBLoss(gated, target_ratio=0.0, p=strength)
+
+    def __init__(self, gated: nn.Module, strength: float) -> None:
+        self.gated, self.strength = gated, strength
+        self.density = torch.ones(())
+
+    def aim(self, sparsity: float) -> None:
+        """Want this sparsity, in [0, 1), from now on."""
+        self.density.fill_(1 - sparsity)
+
+    def __call__(self) -> Tensor:
+        """The penalty now, ``[]``."""
+        kept = [gate.loss() for gate in get_gated_modules(self.gated).values()]
+        total = functools.reduce(torch.add, [each.sum() for each in kept])
+        self.density = self.density.to(total.device)
+        weights = sum(each.numel() for each in kept)
+        return ((total / weights - self.density) / self.strength).pow(2)
 
 
 def plain_state(hooked: nn.Module) -> dict[str, Tensor]:
-    """The state dict without what NNCF attached."""
-    return {name: value for name, value in hooked.state_dict().items() if not name.startswith(NNCF_HOOKS)}
+    """The state dict without what NNCF attached; the versions of layers stay in it: some load no other."""
+    state = hooked.state_dict()
+    for name in [name for name in state if name.startswith(NNCF_HOOKS)]:
+        del state[name]
+    return state
 
 
 # Batch normalization ------------------------------------------------------------------------------
@@ -134,17 +156,86 @@ def quantize(
     """
     batches = list(images)
     weights = QuantizationParameters(per_channel=per_channel)
-    patterns = [f"{re.escape(name.replace('.', '/'))}/.*" for name in ignored]
+    operators = _operators_of(model, batches[0], ignored)
     return nncf.quantize(
         model,
         nncf.Dataset(batches),
         preset=nncf.QuantizationPreset.PERFORMANCE,
         subset_size=len(batches),
-        ignored_scope=nncf.IgnoredScope(patterns=patterns) if patterns else None,
+        ignored_scope=nncf.IgnoredScope(names=operators) if operators else None,
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             disable_bias_correction=not bias_correction, weights_quantization_params=weights
         ),
     )
+
+
+def _operators_of(model: nn.Module, images: Tensor, layers: Collection[str]) -> list[str]:
+    """The names that NNCF gives to the operators that take a parameter of ``layers``.
+
+    NNCF calls an operator by the modules that are called around it, and a list of modules is not called; parameters it
+    knows by identity.
+    """
+    if not layers:
+        return []
+    graph = build_nncf_graph(wrap_model(copy.deepcopy(model)), images)
+    names = []
+    for node in graph.get_all_nodes():
+        parents = {before.node_name for before in graph.get_previous_nodes(node)}
+        if any(f"{layer}.weight" in parents for layer in layers):
+            names.append(node.node_name)
+    return sorted(names)
+
+
+class _Rounding(torch.autograd.Function):
+    """NNCF's symmetric quantizer and its gradients (nncf/torch/quantization/reference.py), computed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(values, scale)
+        ctx.limits = low, high
+        step = scale / high
+        return ((values.float() / step).round().clamp(low, high) * step).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (values, scale), (low, high) = ctx.saved_tensors, ctx.limits
+        wide, gradient, lowest = values.float(), gradients[0].float(), scale * (low / high)
+        step = scale / high
+        above, below = wide > scale, wide < lowest
+        rounded = (wide / step).round().clamp(low, high) * step
+        inside = torch.where(above | below, 0.0, 1.0)
+        share = torch.where(above, 1.0, torch.where(below, low / high, (rounded - wide) / (scale - lowest)))
+        return (gradient * inside).to(values.dtype), (gradient * share).sum_to_size(scale.shape), None, None
+
+
+class _OnDevice(SymmetricQuantizer):
+    """NNCF's symmetric quantizer in torch's own operators, its settings read from the device once.
+
+    NNCF's own reads six numbers on the host in each forward pass, and its CUDA extension takes a minute to compile.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cuda:
+            return super().forward(x)
+        limits = getattr(self, "limits", None)
+        if limits is None:
+            self.limits = limits = self.level_low, self.level_high
+        return _Rounding.apply(x, self.scale.float().abs() + self.eps, *limits)
+
+
+@contextmanager
+def on_device(hooked: nn.Module) -> Iterator[None]:
+    """Let the enabled quantizers of a network that is trained on a GPU read nothing on the host, within the block."""
+    changed = [m for _, m in get_hook_storage(hooked).named_hooks() if type(m) is SymmetricQuantizer]
+    changed = [quantizer for quantizer in changed if quantizer.is_enabled_quantization()]
+    for quantizer in changed:
+        quantizer.__class__ = _OnDevice
+    try:
+        yield
+    finally:
+        for quantizer in changed:
+            quantizer.__class__ = SymmetricQuantizer
+            quantizer.__dict__.pop("limits", None)
 
 
 def config_of(hooked: nn.Module) -> dict[str, Any]:

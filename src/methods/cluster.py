@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Compressed, Context, Method, NoEffectError, Recipe, StepCallback
+from src.contracts import Claim, Compressed, Context, Method, NoEffectError, Recipe, StepCallback
 from src.primitives.codebooks import Start, fit_codebook, share
 from src.primitives.folding import fold, fold_batch_norm
-from src.primitives.keeping import MOST_VALUES, label_members, member_sums, shared_values
-from src.primitives.layers import per_layer, weight_names, without
+from src.primitives.keeping import MOST_VALUES, label_members, member_sums
+from src.primitives.layers import per_layer, without
+from src.primitives.operands import operator_weights
 
 MOST_BITS = MOST_VALUES.bit_length() - 1
 
@@ -71,7 +72,7 @@ class Cluster(Method):
             NoEffectError: No layer has more values than it may have.
             ValueError: A pattern matches nothing, or a layer with zeros may have only one value.
         """
-        names = without(weight_names(model), self.ignored)
+        names = without(operator_weights(model, context.example_input), self.ignored)
         counts = self._value_counts(names)
         folded = fold_batch_norm(model.eval(), context.example_input)
         changed = [self._share(name, model.get_parameter(name), counts[name], context.seed) for name in names]
@@ -79,7 +80,8 @@ class Cluster(Method):
             raise NoEffectError("every layer has no more values than clusters asks for: nothing would be shared")
         if self.fine_tune is not None:
             context.fine_tune(model, self.fine_tune, callbacks=[SumOfMembers(model, names)])
-        return Compressed(model, {"folded": [list(pair) for pair in folded]})
+        claims = {name: Claim(values=count) for name, count in counts.items()}
+        return Compressed(model, {"folded": [list(pair) for pair in folded]}, claims)
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Fold batch normalization as recorded."""
@@ -133,12 +135,14 @@ class SumOfMembers(StepCallback):
     Paper: Han et al. 2016, arXiv:1510.00149, equation 3.
     """
 
+    capturable = True
+
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.labels: dict[str, tuple[Tensor, int]] = {}
         for name in names:
             weight = model.get_parameter(name)
-            values = shared_values(weight)
-            if values is not None:
+            values = torch.unique(weight.detach()[weight != 0])
+            if 0 < len(values) <= MOST_VALUES:
                 self.labels[name] = (label_members(weight, values), len(values) + 1)
 
     @torch.no_grad()

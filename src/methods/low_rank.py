@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from src.contracts import Compressed, Context, Method, NoEffectError, Recipe
 from src.primitives.folding import replace_module
 from src.primitives.layers import layer_name, per_layer, refuse_shared, weight_names, without
+from src.primitives.outputs import failing, precise_outputs, same_outputs
 from src.primitives.ranks import Rank
 
 
@@ -46,24 +48,24 @@ class LowRank(Method):
 
         Raises:
             NoEffectError: No layer would become smaller.
-            ValueError: A pattern matches nothing, two layers share a weight, or the factorised network does not run.
+            ValueError: A pattern matches nothing, two layers share a weight, or the network does not compute with the
+                factors what it computes with their products.
         """
         names = without(weight_names(model), self.ignored)
         ranks: dict[str, Rank] = per_layer(self.rank, names, "rank")
         refuse_shared(model, names, "factorising would untie them; add it to ignored")
-        factorised: dict[str, int] = {}
-        for name in names:
-            layer = layer_name(name)
-            factors = factorise(model.get_submodule(layer), ranks[name])
-            if factors is not None:
-                replace_module(model, layer, factors)
-                factorised[layer] = factors.rank
-        if not factorised:
+        layers = {layer_name(name): ranks[name] for name in names}
+        left_alone = {name: reason for name in layers if (reason := not_factorised(model.get_submodule(name)))}
+        found = {name: factorise(model.get_submodule(name), rank) for name, rank in layers.items()}
+        factors = {name: made for name, made in found.items() if made is not None}
+        if not factors:
             raise NoEffectError("no layer would get smaller at this rank: nothing was factorised")
-        _require_runs(model, context.example_input)
+        _require_same(model, factors, context.example_input)
+        _replace(model, factors)
         if self.fine_tune is not None:
             context.fine_tune(model, self.fine_tune)
-        return Compressed(model, {"ranks": factorised})
+        ranks_by_layer = {name: made.rank for name, made in factors.items()}
+        return Compressed(model, {"ranks": ranks_by_layer}, left_alone=left_alone)
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Replace the recorded layers by factors of the recorded ranks."""
@@ -82,16 +84,24 @@ class Factors(nn.Sequential):
         return first.shape[0]
 
 
+def not_factorised(layer: nn.Module) -> str | None:
+    """Why a layer of this kind cannot be factorised; None if it can."""
+    if type(layer) not in (nn.Linear, nn.Conv2d):
+        return f"{type(layer).__name__} may compute something else than the layers that would replace it"
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        return "its channels are grouped"
+    return None
+
+
 def factorise(layer: nn.Module, rank: Rank) -> Factors | None:
     """Factorise a layer by truncated singular value decomposition.
 
     Returns:
         The factors; None if they would have no fewer weights, or if the layer is of another kind.
     """
-    if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+    if not_factorised(layer):
         return None
-    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
-        return None
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
     with torch.no_grad():
         matrix = layer.weight.detach().double().flatten(1)
         left, values, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -130,10 +140,37 @@ def _set_weight(layer: nn.Module, matrix: Tensor) -> None:
     layer.weight.copy_(matrix.view_as(layer.weight).float())  # type: ignore[operator, arg-type]
 
 
-def _require_runs(model: nn.Module, example_input: Tensor) -> None:
-    """Raise ValueError if the network does not run, e.g. because its forward uses the weight of a replaced layer."""
-    try:
-        with torch.no_grad():
-            model.eval()(example_input)
-    except Exception as error:  # a user's forward may raise anything
-        raise ValueError(f"the factorised network does not run ({error}); add that layer to ignored") from error
+def _replace(model: nn.Module, factors: Mapping[str, Factors]) -> None:
+    for name, made in factors.items():
+        replace_module(model, name, made)
+
+
+@torch.no_grad()
+def _require_same(model: nn.Module, factors: Mapping[str, Factors], example_input: Tensor) -> None:
+    """Raise ValueError if the network with factors differs from the one whose weights are the factors' products.
+
+    They differ if a forward uses the weight of a layer in another way. Layers are compared in float64.
+    """
+    noise = torch.randn(2, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
+    precise = precise_outputs(model.eval(), noise).dtype
+    approximated = copy.deepcopy(model).to(precise)
+    for name, made in factors.items():
+        first, second = (cast(Tensor, layer.weight).to(precise).flatten(1) for layer in made)
+        weight = cast(Tensor, approximated.get_submodule(name).weight)
+        weight.copy_((second @ first).view_as(weight))
+
+    def holds(names: Sequence[str]) -> bool:
+        replaced = copy.deepcopy(approximated)
+        _replace(replaced, {name: copy.deepcopy(factors[name]).to(precise) for name in names})
+        try:
+            return same_outputs(precise_outputs(replaced, noise), wanted)
+        except Exception:  # a user's forward may raise anything
+            return False
+
+    wanted = precise_outputs(approximated, noise)
+    wrong = failing(list(factors), holds)
+    if wrong:
+        raise ValueError(
+            f"the network uses the weights of {', '.join(wrong)} in another way than layers do, and would not run or "
+            f"compute something else with factors; add {', '.join(f'{name}.weight' for name in wrong)} to ignored"
+        )

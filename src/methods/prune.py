@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Compressed, Context, Method, Recipe, StepCallback
+from src.contracts import Claim, Compressed, Context, Method, Recipe, StepCallback
 from src.methods import _nncf
 from src.primitives.distributions import Distribution
 from src.primitives.layers import without
-from src.primitives.masks import require_more_zeros
+from src.primitives.masks import require_more_zeros, sparsity
+from src.primitives.operands import operator_weights
 from src.primitives.schedules import Schedule
 from src.primitives.scores import Scores
 
@@ -71,8 +72,8 @@ class Prune(Method):
         Raises:
             ValueError: Nothing or everything would be removed, or a pattern matches no weight.
         """
-        masked = _nncf.attach_masks(copy.deepcopy(model), context.example_input)
-        names = without(list(_nncf.masks_of(masked)), self.ignored)
+        names = without(sorted(operator_weights(model, context.example_input)), self.ignored)
+        masked = _nncf.attach_masks(copy.deepcopy(model), names)
         require_more_zeros({name: model.get_parameter(name) for name in names}, self.sparsity)
         masking = _Masking(self, names, model, context)
         if self.fine_tune is not None:
@@ -80,7 +81,9 @@ class Prune(Method):
         masking.update(masked, self.sparsity)
         if self.fine_tune is None and self.batch_norm_batches:
             _nncf.adapt_batch_norm(masked, context.calibration, self.batch_norm_batches)
-        return Compressed(_nncf.bake_masks(masked, model))
+        masks = _nncf.masks_of(masked)
+        claims = {name: Claim(sparsity=sparsity({name: masks[name]})) for name in names}
+        return Compressed(_nncf.bake_masks(masked, model), claims=claims)
 
 
 class _Masking(StepCallback):
@@ -92,6 +95,8 @@ class _Masking(StepCallback):
         model: The network without masks; it is left as it was.
         context: What the scores need.
     """
+
+    capturable = True  # new masks are written into the old ones' place, on the host, between two steps
 
     def __init__(self, method: Prune, names: Sequence[str], model: nn.Module, context: Context) -> None:
         self.method, self.names, self.context = method, names, context

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,17 @@ from src.primitives.distributions import Distribution
 from src.primitives.layers import matching, refuse_shared
 from src.primitives.masks import keep_largest
 from src.primitives.normalizations import Normalization
+from src.primitives.outputs import failing
 from src.primitives.scores import Scores
 from src.primitives.tying import tie_channels
 
 Counts = dict[str, int]
 ROUNDING = 1e-9  # relative difference of two costs that count as equal
+NOT_FOLLOWED = "their channels flow through something that torch-pruning cannot follow"
+NOT_CLEAN = (
+    "without some of their channels the network fails, or computes something else (a weight used outside its layer, a "
+    "shape written as a number, channels mixed by a function)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,7 @@ class PruneChannels(Method):
 
         Raises:
             ValueError: The share is 0 or cannot be removed; a pattern matches no layer; two modules share a parameter;
-                scores are not finite; the network uses channels in a way that fails once some are removed.
+                scores are not finite; torch-pruning cannot trace the network.
         """
         refuse_shared(model, [name for name, _ in model.named_parameters()], "removing channels would untie them")
         producers = [name for name, module in model.named_modules() if isinstance(module, PRODUCERS)]
@@ -91,16 +97,21 @@ class PruneChannels(Method):
         model.eval()
         shapes, cost = shapes_of(model), self.cost(model, _on_device_of(model, context.example_input))
         removed = _RemovedChannels()
+        left_alone: dict[str, str] = {}
         for step in range(1, self.steps + 1):
             ties = tie_channels(model, context.example_input, ignored)
             if ignored and not ties.groups:
                 raise ValueError("ignored leaves no layer whose channels could go")
+            ties, alone = _clean(model, ties, self.round_to, context.example_input)
+            left_alone |= alone
             search = _Search(self, model, ties, context)
-            _require_clean(model, ties, search.removable, context.example_input)
-            search.require_reachable((1 - self.sparsity) * cost, cost)
+            search.require_reachable((1 - self.sparsity) * cost, cost, left_alone)
             units = search.units_to_remove((1 - self.sparsity * step / self.steps) * cost)
             if units:
-                _require_clean(model, ties, units, context.example_input)
+                if not removes_cleanly(model, ties, units, context.example_input):
+                    raise ValueError(
+                        f"{', '.join(search.layers_of(units))} cannot lose channels: {NOT_CLEAN}; add them to ignored"
+                    )
                 removed.add(ties, units, search.scores)
                 model = copy.deepcopy(model)
                 remove_units(model, ties, units)
@@ -110,7 +121,7 @@ class PruneChannels(Method):
         if self.fine_tune is None and self.batch_norm_batches:
             _nncf.adapt_batch_norm(model, context.calibration, self.batch_norm_batches)
         changed = {name: described for name, described in shapes_of(model).items() if described != shapes[name]}
-        return Compressed(model, {"modules": changed, "removed": removed.by_layer()})
+        return Compressed(model, {"modules": changed, "removed": removed.by_layer()}, left_alone=left_alone)
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Give ``model`` the recorded shapes."""
@@ -142,18 +153,19 @@ class _RemovedChannels:
         return {name: [list(entry) for entry in sorted(entries)] for name, entries in self.entries.items()}
 
 
-def _require_clean(model: nn.Module, ties: Ties, units: Collection[int], example_input: Tensor) -> None:
-    """Raise ValueError, with the layers to ignore, if the network does not work without the channels of ``units``."""
-    if removes_cleanly(model, ties, units, example_input):
-        return
-    parts = {group: set(units) & set(every) for group, every in ties.groups.items()}
-    failing = [g for g, part in parts.items() if part and not removes_cleanly(model, ties, part, example_input)]
-    layers = sorted({layer for group in failing or parts for layer in ties.producers(group)})
-    raise ValueError(
-        f"the network does not work without channels of {', '.join(layers)}: it fails, or computes something else "
-        f"(a weight used outside its layer, a shape written as a number, channels mixed by a function); add these "
-        f"layers to ignored"
-    )
+def _clean(model: nn.Module, ties: Ties, round_to: int, example_input: Tensor) -> tuple[Ties, dict[str, str]]:
+    """Take out the groups whose channels cannot go; also returns the layers that must keep theirs, with the reason."""
+    removable = {group: ties.groups[group][counts[0] :] for group, counts in _counts_by_group(ties, round_to).items()}
+
+    def holds(groups: Sequence[str]) -> bool:
+        return removes_cleanly(model, ties, [unit for group in groups for unit in removable[group]], example_input)
+
+    alone = failing(list(removable), holds)
+    if alone and not holds([group for group in removable if group not in alone]):
+        alone = list(removable)
+    left_alone = dict.fromkeys(ties.not_followed, NOT_FOLLOWED)
+    left_alone |= {layer: NOT_CLEAN for group in alone for layer in ties.producers(group)}
+    return replace(ties, groups={name: ties.groups[name] for name in ties.groups if name not in alone}), left_alone
 
 
 class _Search:
@@ -165,30 +177,33 @@ class _Search:
     def __init__(self, method: PruneChannels, model: nn.Module, ties: Ties, context: Context) -> None:
         self.method, self.model, self.ties = method, model, ties
         self.example_input = _on_device_of(model, context.example_input)
-        allowed = {
-            group: _allowed_counts(len(units), ties.producers(group).values(), method.round_to)
-            for group, units in ties.groups.items()
-        }
-        self.allowed = {group: counts for group, counts in allowed.items() if len(counts) > 1}
+        self.allowed = _counts_by_group(ties, method.round_to)
         self.fewest = {group: counts[0] for group, counts in self.allowed.items()}
         self.all = {group: counts[-1] for group, counts in self.allowed.items()}
         self.scores = _unit_scores(method, model, ties, list(self.allowed), context)
         self.costs: dict[tuple[int, ...], float] = {}
 
-    @property
-    def removable(self) -> set[int]:
-        """All units that rounding allows to remove at once."""
-        return self._lowest_units(self.fewest)
+    def require_reachable(self, budget: float, before: float, left_alone: Collection[str]) -> None:
+        """Raise ValueError if no allowed removal brings the cost down to ``budget``.
 
-    def require_reachable(self, budget: float, before: float) -> None:
-        """Raise ValueError if no allowed removal brings the cost down to ``budget``; ``before`` is the cost now."""
+        Args:
+            budget: The wanted cost.
+            before: The cost of the network as it came.
+            left_alone: Layers whose channels cannot go, for the message.
+        """
         least = self._cost(self.fewest)
         if least > budget * (1 + ROUNDING):
             what, round_to = type(self.method.cost).__name__.lower(), self.method.round_to
+            alone = f"; {', '.join(left_alone)} must keep all channels" if left_alone else ""
             raise ValueError(
                 f"sparsity {self.method.sparsity} of the {what} cannot be reached: {1 - least / before:.3f} is the "
-                f"most, as each layer keeps at least {round_to} channels and a multiple of that (round_to)"
+                f"most, as each layer keeps at least {round_to} channels and a multiple of that (round_to){alone}"
             )
+
+    def layers_of(self, units: Collection[int]) -> list[str]:
+        """The layers that produce the channels of ``units``."""
+        groups = [group for group, every in self.ties.groups.items() if set(every) & set(units)]
+        return sorted({layer for group in groups for layer in self.ties.producers(group)})
 
     def units_to_remove(self, budget: float) -> set[int]:
         """The units to remove so that the cost is at most ``budget``; none if it is already."""
@@ -274,6 +289,15 @@ class _Search:
 
 def _without_blocks(counts: Counts, blocks: Sequence[tuple[float, str, int]]) -> Counts:
     return {**counts, **{group: count for _, group, count in blocks}}
+
+
+def _counts_by_group(ties: Ties, round_to: int) -> dict[str, list[int]]:
+    """The allowed counts of each group that can lose a unit."""
+    counts = {
+        group: _allowed_counts(len(units), ties.producers(group).values(), round_to)
+        for group, units in ties.groups.items()
+    }
+    return {group: allowed for group, allowed in counts.items() if len(allowed) > 1}
 
 
 def _allowed_counts(units: int, channels: Collection[int], round_to: int) -> list[int]:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.contracts import Compressed, Context, Loss, Method, Recipe, StepCallback, TaughtLoss
+from src.contracts import Claim, Compressed, Context, Loss, Method, Recipe, StepCallback, TaughtLoss
 from src.methods import _nncf
 from src.primitives.distributions import Global
 from src.primitives.layers import without
-from src.primitives.masks import require_more_zeros
+from src.primitives.masks import require_more_zeros, sparsity
+from src.primitives.operands import operator_weights
 from src.primitives.schedules import Schedule
 
 
@@ -36,7 +37,7 @@ class PruneRegularized(Method):
         schedule: Turns the share of the fine-tuning that is done, and the final sparsity, into the sparsity now.
         strength: Divisor in the penalty ``((density - wanted density) / strength)^2``, more than 0; the smaller it is,
             the stricter the penalty.
-        swing: How far a logit (4.6 at the start, pruned below 0) can move in the whole fine-tuning, more than 0.
+        swing: Half of how far a logit (4.6 at the start, pruned below 0) can move in all of the fine-tuning; above 0.
         ignored: Patterns of weight names that stay dense.
         fine_tune: How the network is trained while it learns which weights go; it cannot be None.
 
@@ -66,12 +67,13 @@ class PruneRegularized(Method):
 
     def compress(self, model: nn.Module, context: Context) -> Compressed:
         """Prune ``model`` in place; raises ValueError if a pattern matches no weight."""
-        gated = _nncf.attach_gates(copy.deepcopy(model), context.example_input)
-        names = without(list(_nncf.logits_of(gated)), self.ignored)
+        every = sorted(operator_weights(model, context.example_input))
+        names = without(every, self.ignored)
+        gated = _nncf.attach_gates(copy.deepcopy(model), every)
         require_more_zeros({name: model.get_parameter(name) for name in names}, self.sparsity)
         for name, logits in _nncf.logits_of(gated).items():
             logits.requires_grad_(name in names)
-        penalty = _nncf.density_penalty(gated, self.strength)
+        penalty = _nncf.DensityPenalty(gated, self.strength)
         context.fine_tune(
             gated,
             self.fine_tune,
@@ -80,16 +82,22 @@ class PruneRegularized(Method):
         )
         learned = _nncf.logits_of(gated)
         model.load_state_dict(_nncf.plain_state(gated))
-        return Compressed(_keep_highest(model, {name: learned[name].detach() for name in names}, self.sparsity))
+        masks = _keep_highest(model, {name: learned[name].detach() for name in names}, self.sparsity)
+        return Compressed(model, claims={name: Claim(sparsity=sparsity({name: mask})) for name, mask in masks.items()})
 
 
 @torch.no_grad()
-def _keep_highest(model: nn.Module, scores: dict[str, Tensor], sparsity: float) -> nn.Module:
-    """Set the weights of lowest score to zero, in place; those that are zero already count as the lowest."""
+def _keep_highest(model: nn.Module, scores: dict[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Set the weights of lowest score to zero, in place; those that are zero already count as the lowest.
+
+    Returns:
+        The masks (True = keep) by name.
+    """
     ranked = {name: score.masked_fill(model.get_parameter(name) == 0, -torch.inf) for name, score in scores.items()}
-    for name, mask in Global()(ranked, sparsity).items():
+    masks = Global()(ranked, sparsity)
+    for name, mask in masks.items():
         model.get_parameter(name).mul_(mask)
-    return model
+    return masks
 
 
 class _PenalizedLoss:
@@ -99,7 +107,7 @@ class _PenalizedLoss:
         self.loss, self.penalty = loss, penalty
 
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        penalty: Tensor = self.penalty().to(logits.device)
+        penalty: Tensor = self.penalty()
         return self.loss(logits, labels, images) + penalty
 
     @contextmanager
@@ -114,6 +122,8 @@ class _PenalizedLoss:
 class _LogitUpdate(StepCallback):
     """Gives the penalty the schedule's sparsity, and moves the logits in place of the optimizer."""
 
+    capturable = True
+
     def __init__(self, method: PruneRegularized, names: Sequence[str], penalty: Any) -> None:
         self.method, self.names, self.penalty = method, names, penalty
         self.progress = 0.0
@@ -121,7 +131,7 @@ class _LogitUpdate(StepCallback):
 
     def before_step(self, model: nn.Module, progress: float) -> None:
         self.progress = progress
-        self.penalty.target_ratio = self.method.schedule(progress, self.method.sparsity)
+        self.penalty.aim(self.method.schedule(progress, self.method.sparsity))
 
     def after_backward(self, model: nn.Module) -> None:
         for name, logits in _nncf.logits_of(model).items():

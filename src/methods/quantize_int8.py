@@ -62,7 +62,8 @@ class QuantizeInt8(QuantizingMethod):
         if not _nncf.config_of(quantized)["compression_state"]:
             raise NoEffectError("the network has no convolution and no dense layer: nothing was quantized")
         if self.fine_tune is not None:
-            context.fine_tune(quantized, self.fine_tune)
+            with _nncf.on_device(quantized):
+                context.fine_tune(quantized, self.fine_tune)
         structure = {"folded": [list(pair) for pair in folded], "nncf": _nncf.config_of(quantized)}
         return Compressed(quantized.eval(), structure)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from src.contracts import Compressed, Context, Lowered, QuantizingMethod, Recipe, StoredWeight
+from src.contracts import Claim, Compressed, Context, Lowered, QuantizingMethod, Recipe, StoredWeight
 from src.primitives.allocations import Allocation
 from src.primitives.folding import fold, fold_batch_norm
 from src.primitives.keeping import shared_values
@@ -60,9 +60,9 @@ class QuantizeUniform(QuantizingMethod):
 
     @property
     def _possible_bits(self) -> Sequence[int]:
-        """The numbers of bits that a weight can get; empty if an allocation does not say."""
+        """The numbers of bits that a weight can get; empty if an allocation, or a plain function, does not say."""
         if callable(self.bits):
-            return cast("Sequence[int]", getattr(self.bits, "choices", ()))
+            return self.bits.possible_bits if isinstance(self.bits, Allocation) else ()
         return list(self.bits.values()) if isinstance(self.bits, Mapping) else [self.bits]
 
     @property
@@ -92,7 +92,8 @@ class QuantizeUniform(QuantizingMethod):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             layer.add_module("weight_grid", trained_grid)
         grids = {name: m.constants() for name, m in model.named_modules() if isinstance(m, (WeightGrid, InputGrid))}
-        return Compressed(model, {"folded": [list(pair) for pair in folded], "grids": grids})
+        claims = {name: Claim(channel_values=2 ** bits[name]) for name in names}
+        return Compressed(model, {"folded": [list(pair) for pair in folded], "grids": grids}, claims)
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Fold batch normalization and add grids as recorded; the scales are among the stored weights."""

@@ -23,6 +23,15 @@ class Accuracy:
     overall: float
     per_class: tuple[float | None, ...]
 
+    @property
+    def balanced(self) -> float:
+        """Mean of the shares of the classes that have images: each class counts the same, however rare it is.
+
+        Paper: Brodersen et al. 2010, ICPR, section 2, for any number of classes.
+        """
+        known = [share for share in self.per_class if share is not None]
+        return sum(known) / max(1, len(known))
+
 
 def accuracy(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], classes: int) -> Accuracy:
     """Compare the class of the largest logit with the label.

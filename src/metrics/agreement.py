@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from src.contracts import NNCF_HOOKS, Lowered, ModelCard, Session, Target
 
+SINGLES = 32  # images that are also run alone
 DEPARTED = 0.05  # a layer departs if its outputs differ by more than this share of their norm
 
 
@@ -22,28 +24,59 @@ class Agreement:
     """How close a file's logits are to those of torch.
 
     Attributes:
-        classes: Share of images for which both predict the same class.
+        classes: Share of images for which both predict the same class: in batches, or alone if that is less.
         largest, mean: Largest and mean absolute difference of a logit.
+        range: Largest less smallest of torch's logits.
     """
 
     classes: float
     largest: float
     mean: float
+    range: float
 
 
 def agreement(session: Session, model: nn.Module, images: Iterable[Tensor]) -> Agreement:
-    """Compare ``session`` with ``model`` on batches ``[n, c, h, w]`` of normalized images."""
-    same, count, total, largest, logits = 0, 0, 0.0, 0.0, 0
-    with torch.inference_mode():
-        for batch in images:
-            found, expected = torch.from_numpy(session(batch.numpy())), model.eval()(batch)
-            differences = (found - expected).abs().nan_to_num(torch.finfo(torch.float32).max)
-            same += int((found.argmax(1) == expected.argmax(1)).sum())
-            count += len(batch)
-            total += float(differences.sum(dtype=torch.float64))
-            logits += differences.numel()
-            largest = max(largest, float(differences.max()))
-    return Agreement(same / max(1, count), largest, total / max(1, logits))
+    """Compare ``session`` with ``model`` on batches ``[n, c, h, w]`` of normalized images.
+
+    Some images are also run alone: a network that branches on the values of a batch can branch otherwise for one image.
+    """
+    together, alone = _Sums(), _Sums()
+    for number, batch in enumerate(images):
+        together.add(session, model, batch)
+        for image in batch[:SINGLES] if number == 0 else ():
+            alone.add(session, model, image[None])
+    classes = min(together.same / max(1, together.images), alone.same / max(1, alone.images))
+    return Agreement(
+        classes,
+        largest=max(together.largest, alone.largest),
+        mean=together.total / max(1, together.logits),
+        range=together.highest - together.lowest if together.images else 0.0,
+    )
+
+
+@dataclass
+class _Sums:
+    """Sums over images: equal classes, and absolute differences of logits."""
+
+    same: int = 0
+    images: int = 0
+    total: float = 0.0
+    logits: int = 0
+    largest: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    @torch.inference_mode()
+    def add(self, session: Session, model: nn.Module, batch: Tensor) -> None:
+        found, expected = torch.from_numpy(session(batch.numpy())), model.eval()(batch)
+        differences = (found - expected).abs().nan_to_num(torch.finfo(torch.float32).max)
+        self.same += int((found.argmax(1) == expected.argmax(1)).sum())
+        self.images += len(batch)
+        self.total += float(differences.sum(dtype=torch.float64))
+        self.logits += differences.numel()
+        self.largest = max(self.largest, float(differences.max()))
+        self.lowest = min(self.lowest, float(expected.min()))
+        self.highest = max(self.highest, float(expected.max()))
 
 
 def departs_at(target: Target, lowered: Lowered, example_input: Tensor, images: Tensor, folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ class Board:
         storage_bytes: Bytes that the file may take.
         runtimes: Runtimes that the board has.
         arithmetic: Number formats that its units compute in: ``float32``, ``float16``, ``int8``, …
+        opsets: Newest ONNX opset that each of its runtimes reads; one that is not named reads any.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Board:
     storage_bytes: int | None
     runtimes: Sequence[str] | None
     arithmetic: Sequence[str] | None
+    opsets: Mapping[str, int] | None = None
 
     def check(self, target: Target, parts: Sequence[Path]) -> None:
         """Raise NotExportableError if the board cannot run the file; the message names what needs most.
@@ -41,6 +43,11 @@ class Board:
         runtime = target.runtime.intended
         if self.runtimes is not None and runtime not in self.runtimes:
             raise NotExportableError(f"board {self.name} runs {', '.join(self.runtimes)}, and not {runtime}")
+        newest, needed = (self.opsets or {}).get(runtime), target.opset(parts[0])
+        if newest is not None and needed is not None and needed > newest:
+            raise NotExportableError(
+                f"board {self.name}: the network needs ONNX opset {needed}, and its {runtime} reads up to {newest}"
+            )
         stored = size_bytes(parts)
         too_large = self.storage_bytes is not None and stored > self.storage_bytes
         if self.memory_bytes is None and not too_large:

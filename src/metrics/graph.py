@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from src.contracts import Graph, GraphNode, Role
 
 
+class UncountedError(Exception):
+    """A figure of the graph cannot be counted; the message says why."""
+
+
 def parameters(graph: Graph) -> int:
     """Number of stored weights and biases; scales, zero points and shapes do not count."""
     return sum(graph.tensors[name].elements for name in graph.weights)
@@ -19,8 +23,15 @@ def nonzero_parameters(graph: Graph) -> int:
 
 
 def macs(graph: Graph) -> int:
-    """Multiply-accumulates of convolutions and matrix products at batch 1."""
-    return sum(node.macs for node in graph.nodes)
+    """Multiply-accumulates of convolutions, matrix products and recurrent layers at batch 1.
+
+    Raises:
+        UncountedError: An operation has weights and is of an unknown kind.
+    """
+    unknown = [node.name or node.outputs[0] for node in graph.nodes if node.macs is None]
+    if unknown:
+        raise UncountedError(f"{', '.join(unknown)}: this operator has weights, and its products are not counted")
+    return sum(node.macs or 0 for node in graph.nodes)
 
 
 def integer_macs(graph: Graph) -> int:

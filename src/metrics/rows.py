@@ -86,11 +86,13 @@ def measure(
         "sha256": sha256(parts),
         "identity": identity,
         "accuracy": on_test.overall,
+        "balanced_accuracy": on_test.balanced,
         "accuracy_per_class": dict(zip(splits.classes, on_test.per_class, strict=True)),
         "accuracy_torch": torch_accuracy(model, batches(splits.test), len(splits.classes)).overall,
         "agreement": agreed.classes,
         "logit_difference_max": agreed.largest,
         "logit_difference_mean": agreed.mean,
+        "logit_range": agreed.range,
         "departs_at": departs,
         **untested,
         "measured_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -132,7 +134,7 @@ def measure_untested(
 def measure_times(
     files: Sequence[tuple[Target, Path]], splits: DataSplits, batches: Callable[[ImageSet], Batches], clock: Clock
 ) -> list[Timing]:
-    """Time files in turns on one calibration image."""
+    """Time files in turns on one calibration image; raise UntimedError if a file fails."""
     return time_files(files, one_image(splits, batches), clock)
 
 
@@ -241,9 +243,17 @@ def _counts(target: Target, path: Path, precision: Precision) -> tuple[dict[str,
         "peak_activation_bytes": counted.peak_activation_bytes,
         "energy_uj_estimate": lambda graph: energy_uj_estimate(graph, precision.floats),
     }
+    found: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
     try:
         graph = target.graph(path)
-        return {name: count(graph) for name, count in columns.items()}, {}
     except Exception as error:  # a finished training must not be lost for a count
-        log.exception("the graph of %s cannot be counted", path)
+        log.exception("the graph of %s cannot be read", path)
         return dict.fromkeys(columns), dict.fromkeys(columns, f"the graph cannot be counted: {first_line(error)}")
+    for name, count in columns.items():
+        try:
+            found[name] = count(graph)
+        except Exception as error:
+            log.exception("%s of %s cannot be counted", name, path)
+            found[name], reasons[name] = None, f"the graph cannot be counted: {first_line(error)}"
+    return found, reasons

@@ -85,6 +85,19 @@ class Timing:
         return {name: value for name, value in asdict(self).items() if name in BY_NAME}
 
 
+class UntimedError(InputError):
+    """A file cannot be loaded, or fails when it is run.
+
+    Attributes:
+        path: The file.
+        reason: Why, without its path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason.removeprefix(f"{path}: ").replace(str(path), "the file")
+        super().__init__(reason if str(path) in reason else f"{path}: {reason}")
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times faster a file is than another.
@@ -116,7 +129,7 @@ def time_files(files: Sequence[tuple[Target, Path]], image: np.ndarray, clock: C
         clock: How they are timed.
 
     Raises:
-        InputError: A file cannot be loaded, or fails when it is run.
+        UntimedError: A file cannot be loaded, or fails when it is run.
     """
     from filelock import FileLock
 
@@ -187,6 +200,8 @@ def _timing(
 def _throughput(worker: _Worker, single: float, clock: Clock, largest: int) -> tuple[float, int]:
     """The most images in a second and the batch that gives them; the batch is doubled until two in a row gain nothing.
 
+    A batch that fails, as one does for which there is no memory, is the last.
+
     Args:
         worker: Process of the file.
         single: Images in a second at batch 1.
@@ -195,7 +210,10 @@ def _throughput(worker: _Worker, single: float, clock: Clock, largest: int) -> t
     """
     best, batch, without_gain = (single, 1), 2, 0
     while batch <= largest and without_gain < 2 and batch / best[0] < LONGEST_CALL:
-        seconds, _ = worker.request("time", clock.seconds / 10, batch)
+        try:
+            seconds, _ = worker.request("time", clock.seconds / 10, batch)
+        except UntimedError:
+            break
         per_second = batch / float(np.median(seconds))
         without_gain = 0 if per_second > best[0] else without_gain + 1
         best = max(best, (per_second, batch))
@@ -237,15 +255,15 @@ class _Worker:
             self.process.join()
 
     def request(self, *request: Any) -> Any:
-        """Send a request and return the answer; raise InputError if the process failed or died."""
+        """Send a request and return the answer; raise UntimedError if the process failed or died."""
         try:
             self.connection.send(request)
             answer = self.connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             self.process.join(5)
-            raise InputError(f"{self.path}: its process ended with exit code {self.process.exitcode}") from error
+            raise UntimedError(self.path, f"its process ended with exit code {self.process.exitcode}") from error
         if isinstance(answer, Exception):
-            raise answer
+            raise UntimedError(self.path, str(answer))
         return answer
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from src.contracts import ModelBuilder
-from src.models.build import call_builder
-from src.models.weights import load_weights
+from src.models.build import NetworkSource, assembled
+from src.models.weights import Weights
 
 
 class Trained:
@@ -24,8 +24,8 @@ class Trained:
     """
 
     def __init__(self, *, model: ModelBuilder, weights: str) -> None:
-        self.model, self.weights = model, Path(weights).expanduser()
-        if not self.weights.is_file():
+        self.source = NetworkSource(model, weights=Weights(Path(weights).expanduser()))
+        if not Path(weights).expanduser().is_file():
             raise ValueError(f"weights: there is no file {weights}")
 
     def __call__(self, **known: Any) -> nn.Module:
@@ -34,6 +34,4 @@ class Trained:
         Raises:
             InputError: The builder refuses its arguments, or the weights do not fit the network.
         """
-        model = call_builder(self.model, **known)
-        load_weights(model, self.weights)
-        return model.eval()
+        return assembled(self.source, **known).eval()

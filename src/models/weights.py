@@ -1,15 +1,44 @@
-"""Files of weights: written as safetensors, read strictly and without running code from a pickle."""
+"""Files of weights: written as safetensors, read from checkpoints of any training code without running it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from src.contracts import InputError, first_line
+from src.contracts import InputError
 from src.files.writing import replacing
+from src.models.checkpoints import Found, read_checkpoint
+
+COMPILED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # may stand anywhere
+AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|teacher)([._]|$)", re.IGNORECASE)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HEADS = 6  # tensors at most: weight and bias of a head and of two auxiliary ones
+NOT_NEEDED = ".num_batches_tracked"  # checkpoints of torch before 0.4.1 lack these counters
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, and which of its tensors are loaded.
+
+    Attributes:
+        path: The file.
+        key: Key of the weights in the file, e.g. ``state_dict_ema``; None loads those that fit the network.
+        replace_head: Whether a head for another number of classes is left out; the network keeps its own initial head.
+    """
+
+    path: Path
+    key: str | None = None
+    replace_head: bool = False
+
+
+class MisfitError(InputError):
+    """The names or shapes of a file's tensors are not those of the network."""
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -29,82 +58,197 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Read a state dict from a safetensors file, or from one that ``torch.save`` wrote.
+    """Read all tensors of a file by their full names.
 
     Raises:
-        InputError: The file is missing or holds no state dict.
+        InputError: The file is missing, cannot be read, or holds no named tensor.
     """
-    if not path.is_file():
-        raise InputError(f"model.weights: there is no file {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except Exception as error:  # safetensors raises many types for a damaged file
-            raise InputError(f"model.weights: {path} cannot be read ({first_line(error)})") from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many types; torch's own text advises to run the code of a pickle
-        raise InputError(
-            f"model.weights: {path} cannot be read: it is damaged, or holds more than tensors, which could run code; "
-            f"write it by torch.save(model.state_dict(), file)"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(f"model.weights: {path} holds no state dict (a tensor for each name)")
-    return loaded
+    return {name: found.value for name, found in read_checkpoint(path).items()}
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file of weights into ``model``; the file must hold all of its tensors and no others.
+def load_weights(model: nn.Module, weights: Weights | Path) -> str:
+    """Load a file of weights into ``model``; the file must hold all of its tensors.
+
+    The weights may lie in nested dicts (``state_dict``, ``model``, …), and their names may have prefixes (``module.``,
+    ``_orig_mod.``, …). If several sets of weights fit, one that is no moving average is loaded.
+
+    Returns:
+        A line that says which tensors were loaded and how they were changed; empty if the file is a plain state dict.
 
     Raises:
-        InputError: Names or shapes differ, or a tensor holds what no network computes with (``wrong_values``); the
-            message names the first such tensors.
+        MisfitError: Names or shapes differ; the message names the first such tensors.
+        InputError: The file cannot be read, or a tensor holds what no network computes with (``wrong_values``).
     """
-    weights = dict(read_weights(path))
+    weights = Weights(weights) if isinstance(weights, Path) else weights
+    found = read_checkpoint(weights.path)
+    tensors = {COMPILED.sub("", name): tensor for name, tensor in found.items()}
     own = model.state_dict()
-    if not weights.keys() & own.keys() and all(name.startswith("net.") for name in own):
-        weights = {f"net.{name}": value for name, value in weights.items()}
-    given = {own[name].data_ptr() for name in weights if name in own}
-    wrong = [f"{n} is missing" for n, v in own.items() if n not in weights and v.data_ptr() not in given]
-    wrong += [f"{n} is unknown to the model" for n in weights if n not in own]
-    wrong += [
-        f"{n} is {tuple(weights[n].shape)}, not {tuple(own[n].shape)}"
-        for n in own
-        if n in weights and own[n].shape != weights[n].shape
-    ]
+    place, others = _place(tensors, own, weights)
+    chosen = {name: tensors[place.name(name)].value for name in own if place.name(name) in tensors}
+    wrong = [f"{name} is missing" for name in _missing(own, chosen)]
+    wrong += [f"{name} is unknown to the model" for name in place.unknown(tensors, own)]
+    if not wrong:
+        chosen, head, wrong = _fitted(chosen, own, weights)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"model.weights: {path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+        raise MisfitError(f"model.weights: {weights.path} does not fit the model: {'; '.join(wrong[:3])}{more}")
     broken: dict[str, list[str]] = {}
-    for name, value in weights.items():
-        reason = wrong_values(name, value)
+    for name, value in chosen.items():
+        reason = wrong_values(name, value, own[name])
         if reason is not None:
             broken.setdefault(reason, []).append(name)
     if broken:
         reasons = [f"{reason} in {', '.join(names[:3])}" for reason, names in broken.items()]
-        raise InputError(f"model.weights: {path} holds {'; '.join(reasons)}")
-    model.load_state_dict(weights, strict=False)
+        raise InputError(f"model.weights: {weights.path} holds {'; '.join(reasons)}")
+    own.update(
+        chosen
+    )  # into the network's own state, which names the versions of its layers: some refuse to load without
+    model.load_state_dict(own)
+    holder = place.holder(tensors, own)
+    prefix = place.front.removeprefix(holder).removeprefix(".")
+    prefix += "_orig_mod." if any(COMPILED.search(name) for name in found) else ""
+    said = [f"took {holder}"] if holder else []
+    said += [f"dropped the prefix '{prefix}'"] if prefix else []
+    said += [f"put '{place.dropped}' before the names"] if place.dropped else []
+    halves = sum(value.dtype in (torch.float16, torch.bfloat16) for value in chosen.values())
+    said += [f"{halves} tensors of half precision widened to float32"] if halves else []
+    said += [head] if head else []
+    said += [f"{len(chosen)} of {len(own)} tensors fit"] if said else []
+    if others:
+        averaged = "its moving average" if AVERAGED.search(others[0]) else "other weights that fit"
+        said.append(f"{averaged} can be taken by model.weights_key={others[0]}")
+    return f"{weights.path.name}: {', '.join(said)}" if said else ""
 
 
-def wrong_values(name: str, value: Tensor) -> str | None:
-    """What in a tensor of a state dict no network computes with; None if nothing.
+@dataclass(frozen=True)
+class _Place:
+    """The position of the weights among the tensors of a file.
 
-    A large weight is no wrong one, as long as the sum of the squares of its tensor is a number in float32 (no value
-    above 1.8e19): scores, norms and scales are computed from it. A variance is not negative.
+    Attributes:
+        front: Prefix of each name in the file, e.g. ``state_dict.module.``.
+        dropped: Prefix that only the network's own names have: ``net.``, or empty.
+    """
+
+    front: str
+    dropped: str
+
+    def name(self, own: str) -> str:
+        """The full name in the file of the tensor that the network calls ``own``."""
+        return self.front + own.removeprefix(self.dropped)
+
+    def holder(self, tensors: Mapping[str, Found], own: Iterable[str]) -> str:
+        """The dict that holds the weights, by the keys that lead to it."""
+        return next((tensors[self.name(name)].place for name in own if self.name(name) in tensors), "")
+
+    def unknown(self, tensors: Mapping[str, Found], own: Iterable[str]) -> list[str]:
+        """Names of that dict, with the same prefix, that the network does not have."""
+        known, holder = {self.name(name) for name in own}, self.holder(tensors, own)
+        return [
+            name.removeprefix(self.front)
+            for name, found in tensors.items()
+            if name.startswith(self.front) and name not in known and found.place == holder
+        ]
+
+
+def _place(tensors: Mapping[str, Found], own: Mapping[str, Tensor], weights: Weights) -> tuple[_Place, Sequence[str]]:
+    """The position of the weights, and the prefixes of other weights that fit as well."""
+    wanted = weights.key
+    if wanted is not None and not any(name.startswith(f"{wanted}.") for name in tensors):
+        places = sorted({found.place for found in tensors.values()} - {""})
+        held = f"it holds {', '.join(places)}" if places else "all of its tensors lie at the top"
+        raise InputError(f"model.weights_key: {weights.path} has nothing at {wanted}; {held}")
+    best: tuple[int, _Place] = (0, _Place("" if wanted is None else f"{wanted}.", ""))
+    for dropped in ("", "net.") if all(name.startswith("net.") for name in own) else ("",):
+        counts = _fronts(tensors, {name.removeprefix(dropped) for name in own})
+        fronts = [front for front in counts if wanted is None or f"{front}.".startswith(f"{wanted}.")]
+        complete = [front for front in fronts if _holds_all(tensors, own, _Place(front, dropped))]
+        if complete:
+            ordered = sorted(complete, key=lambda front: bool(AVERAGED.search(front)))
+            return _Place(ordered[0], dropped), [front.rstrip(".") for front in ordered[1:]]
+        best = max([best, *((counts[front], _Place(front, dropped)) for front in fronts)], key=lambda pair: pair[0])
+    return best[1], []
+
+
+def _fronts(tensors: Iterable[str], names: set[str]) -> Counter[str]:
+    """The prefixes that names of ``tensors`` have before any of ``names``, and how many names have each."""
+    counts: Counter[str] = Counter()
+    for full in tensors:
+        at = 0
+        while True:
+            if full[at:] in names:
+                counts[full[:at]] += 1
+            at = full.find(".", at) + 1
+            if at == 0:
+                break
+    return counts
+
+
+def _holds_all(tensors: Mapping[str, Found], own: Mapping[str, Tensor], place: _Place) -> bool:
+    return not _missing(own, {name for name in own if place.name(name) in tensors})
+
+
+def _missing(own: Mapping[str, Tensor], given: Iterable[str]) -> list[str]:
+    """Names of the network's tensors that are not given, and share no memory with a tensor that is."""
+    given = set(given)
+    memory = {own[name].data_ptr() for name in given}
+    return [
+        name
+        for name, value in own.items()
+        if name not in given and value.data_ptr() not in memory and not name.endswith(NOT_NEEDED)
+    ]
+
+
+def _fitted(
+    chosen: dict[str, Tensor], own: Mapping[str, Tensor], weights: Weights
+) -> tuple[dict[str, Tensor], str, list[str]]:
+    """The tensors whose shapes fit; a line about the head; and a line for each tensor that does not fit."""
+    misfits = [name for name, value in chosen.items() if own[name].shape != value.shape]
+    if not misfits:
+        return chosen, "", []
+    sizes = {(value.shape[:1], own[name].shape[:1]) for name in misfits if (value := chosen[name]).dim()}
+    is_head = len(sizes) == 1 and all(own[n].dim() and own[n].shape[1:] == chosen[n].shape[1:] for n in misfits)
+    if is_head and len(misfits) <= HEADS:
+        ((there,), (here,)) = next(iter(sizes))
+        named = ", ".join(misfits)
+        if weights.replace_head:
+            rest = {name: value for name, value in chosen.items() if name not in misfits}
+            return rest, f"head of {there} classes replaced by a new one of {here} ({named})", []
+        more = f"its head has {there} classes and the data {here}; model.replace_head=true makes a new one and trains"
+        return chosen, "", [f"{name} is {_shapes(chosen[name], own[name])}" for name in misfits[:2]] + [more]
+    return chosen, "", [f"{name} is {_shapes(chosen[name], own[name])}" for name in misfits]
+
+
+def _shapes(found: Tensor, wanted: Tensor) -> str:
+    return f"{tuple(found.shape)}, not {tuple(wanted.shape)}"
+
+
+def wrong_values(name: str, value: Tensor, own: Tensor) -> str | None:
+    """Name the values of a tensor that no network can compute with; None if there are none.
+
+    A large weight is allowed as long as the sum of the squares of its tensor is a number in float32 (no value
+    above 1.8e19): scores, norms and scales are computed from it. A variance and a count are not negative.
+
+    Args:
+        name: Name of the tensor in the network.
+        value: The tensor of the file.
+        own: The network's own tensor of that name.
     """
     if value.layout is not torch.strided or value.is_quantized or value.is_meta:
         return "sparse, quantized or absent values"
     if value.is_complex():
         return "complex numbers"
+    kind = str(value.dtype).removeprefix("torch.")
+    if value.is_floating_point() and value.dtype not in FLOATS:
+        return f"{kind} values, which mean nothing without their scales,"
+    if own.is_floating_point() and not value.is_floating_point():
+        return f"{kind} values in place of floats, which mean nothing without their scale,"
+    if not value.is_floating_point():
+        negative = name.endswith(NOT_NEEDED) and bool((value.to(torch.int64) < 0).any())
+        return "negative counts" if negative else None
     if not bool(torch.isfinite(value).all()):
         return "NaN or infinite values"
     if not bool(torch.isfinite(value.float().square().sum())):
         return "values so large that their squares overflow float32"
     if name.rpartition(".")[2] == "running_var" and bool((value < 0).any()):
         return "negative variances"
-    return None
+    return "negative counts" if name.endswith(NOT_NEEDED) and bool((value < 0).any()) else None

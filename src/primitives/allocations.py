@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,13 +17,15 @@ from src.primitives.scores import hessian_diagonal
 from src.primitives.sensitivity import read_sensitivity
 
 
-class Allocation(Protocol):
-    """Chooses how many bits each weight gets.
+class Allocation(ABC):
+    """Chooses how many bits each weight gets."""
 
-    If it has an attribute ``choices``, the numbers of bits that it chooses from, a method can say beforehand what it
-    undoes.
-    """
+    @property
+    def possible_bits(self) -> Sequence[int]:
+        """The numbers of bits that a weight can get, so that a method can say what it undoes; empty if not known."""
+        return ()
 
+    @abstractmethod
     def __call__(self, model: nn.Module, names: Sequence[str], grid: GridFit, context: Context) -> dict[str, int]:
         """Choose the bits of the weights called ``names``.
 
@@ -38,7 +41,6 @@ class Allocation(Protocol):
         Raises:
             ValueError: The budget cannot be met.
         """
-        ...
 
 
 class BitsCost(Protocol):
@@ -116,7 +118,7 @@ class MeasuredSensitivity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnderBudget:
+class UnderBudget(Allocation):
     """The bits of least cost whose weights, with every other parameter in 32 bits, keep a budget of bytes.
 
     The bytes of a layer are those of its weights packed to n bits, of its scales (4 each) and of its zero points (1
@@ -150,6 +152,10 @@ class UnderBudget:
             raise ValueError("choices is empty: at least one number of bits is needed")
         for bits in self.choices:
             check_bits(bits, "choices")
+
+    @property
+    def possible_bits(self) -> Sequence[int]:
+        return self.choices
 
     def __call__(self, model: nn.Module, names: Sequence[str], grid: GridFit, context: Context) -> dict[str, int]:
         choices = sorted(set(self.choices))

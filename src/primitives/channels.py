@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from src.primitives.outputs import precise_outputs, same_outputs
+
 FROZEN = -1
 PRODUCERS = (nn.Linear, _ConvNd)
 MIXING = (nn.GroupNorm, nn.LayerNorm)  # their output of one channel depends on other channels
@@ -51,10 +53,12 @@ class Ties:
         sides: All sides of modules that have a unit.
         groups: By name, the units that the same layers produce. Each unit is a decision of its own, and the units of a
             group compete. The name is that of the layers, joined by ``+``.
+        not_followed: Layers whose outputs must stay because something that they flow through is not understood.
     """
 
     sides: tuple[Side, ...]
     groups: Mapping[str, tuple[int, ...]]
+    not_followed: tuple[str, ...] = ()
 
     def producers(self, group: str) -> dict[str, int]:
         """The layers that produce the group's channels, each with its number of channels in a unit."""
@@ -67,7 +71,18 @@ class Ties:
 
 @torch.no_grad()
 def remove_units(model: nn.Module, ties: Ties, units: Collection[int]) -> None:
-    """Remove the channels of ``units`` from ``model`` in place; the others keep their values and their order."""
+    """Remove the channels of ``units`` from ``model`` in place; the others keep their values and their order.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    >>> inner = Side("0", {"weight": 0, "bias": 0}, ("out_features",), (0, 1, 2), True)
+    >>> ties = Ties((inner, Side("1", {"weight": 1}, ("in_features",), (0, 1, 2), False)), {"0": (0, 1, 2)})
+    >>> remove_units(model, ties, {1})
+    >>> model
+    Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): Linear(in_features=2, out_features=2, bias=True)
+    )
+    """
     removed = set(units)
     for side in ties.sides:
         keep = [index for index, unit in enumerate(side.units) if unit not in removed]
@@ -86,7 +101,14 @@ def remove_units(model: nn.Module, ties: Ties, units: Collection[int]) -> None:
 
 @torch.no_grad()
 def mute_units(model: nn.Module, ties: Ties, units: Collection[int]) -> None:
-    """Set to zero, in place, the weights by which layers read the channels of ``units``; the structure stays."""
+    """Set to zero, in place, the weights by which layers read the channels of ``units``; the structure stays.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
+    >>> _ = nn.init.ones_(model[1].weight)
+    >>> mute_units(model, Ties((Side("1", {"weight": 1}, ("in_features",), (0, 1, 2), False),), {}), {1})
+    >>> model[1].weight.tolist()
+    [[1.0, 0.0, 1.0]]
+    """
     muted_units = set(units)
     for side in ties.sides:
         module = model.get_submodule(side.module)
@@ -107,6 +129,14 @@ def removes_cleanly(model: nn.Module, ties: Ties, units: Collection[int], exampl
         ties: The network's channels.
         units: Units to remove.
         example_input: ``[1, c, h, w]``.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    >>> inner = Side("0", {"weight": 0, "bias": 0}, ("out_features",), (0, 1, 2), True)
+    >>> reading = Side("1", {"weight": 1}, ("in_features",), (0, 1, 2), False)
+    >>> removes_cleanly(model, Ties((inner, reading), {"0": (0, 1, 2)}), {1}, torch.ones(1, 2))
+    True
+    >>> removes_cleanly(model, Ties((inner,), {"0": (0, 1, 2)}), {1}, torch.ones(1, 2))  # layer 1 still reads three
+    False
     """
     two = torch.randn((2, *example_input.shape[1:]), generator=torch.Generator().manual_seed(0))
     muted, smaller = (copy.deepcopy(model).cpu().eval() for _ in range(2))
@@ -117,29 +147,18 @@ def removes_cleanly(model: nn.Module, ties: Ties, units: Collection[int], exampl
             with torch.no_grad():
                 if smaller(images).shape != muted(images).shape:
                     return False
-        return _close(_outputs_without_mixing(smaller, two), _outputs_without_mixing(muted, two))
+        return same_outputs(_outputs_without_mixing(smaller, two), _outputs_without_mixing(muted, two))
     except Exception:  # a user's forward may raise anything
         return False
 
 
-@torch.no_grad()
 def _outputs_without_mixing(model: nn.Module, images: Tensor) -> Tensor:
-    """The outputs without normalizations over several channels; in float64 if the network can compute in it."""
+    """The outputs without normalizations over several channels, as ``precise_outputs`` computes them."""
     for name, module in list(model.named_modules()):
         if isinstance(module, MIXING):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, nn.Identity())
-    try:
-        wide: Tensor = copy.deepcopy(model).double()(images.double())
-        return wide
-    except RuntimeError:  # a forward that converts something to float32
-        plain: Tensor = model(images)
-        return plain
-
-
-def _close(found: Tensor, wanted: Tensor) -> bool:
-    error = 1e-9 if wanted.dtype == torch.float64 else 1e-4
-    return torch.allclose(found, wanted, rtol=0, atol=error * float(wanted.abs().max()), equal_nan=True)
+    return precise_outputs(model, images)
 
 
 # Shapes -------------------------------------------------------------------------------------------
@@ -172,6 +191,11 @@ def give_shapes(model: nn.Module, shapes: Mapping[str, Mapping[str, Any]]) -> No
     Args:
         model: Changed in place.
         shapes: What ``shapes_of`` returned, or a part of it.
+
+    >>> model = nn.Linear(3, 2, bias=False)
+    >>> give_shapes(model, shapes_of(nn.Linear(4, 1, bias=False)))
+    >>> model, model.weight.tolist()
+    (Linear(in_features=4, out_features=1, bias=False), [[0.0, 0.0, 0.0, 0.0]])
     """
     for name, described in shapes.items():
         module = model.get_submodule(name)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from src.primitives.outputs import failing, precise_outputs, same_outputs
+
 Pair = tuple[str, str]
 FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -23,6 +25,10 @@ def foldable_pairs(model: nn.Module, example_input: Tensor) -> list[Pair]:
 
     Returns:
         ``(layer name, normalization name)``, in the order of the forward pass.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)).eval()
+    >>> foldable_pairs(model, torch.ones(1, 3, 2, 2))  # the second normalization reads what ReLU gives
+    [('0', '1')]
     """
     names = {module: name for name, module in model.named_modules()}
     calls: dict[nn.Module, int] = {}
@@ -64,6 +70,13 @@ def folded_layer(layer: nn.Module, norm: nn.Module) -> nn.Module:
     mean m, variance v, weight g (1 if it has none) and bias h (0 if it has none).
 
     Paper: Jacob et al. 2018, arXiv:1712.05877, section 3.2.
+
+    >>> layer, norm = nn.Linear(1, 1), nn.BatchNorm1d(1, eps=0.0)
+    >>> layer.weight.data, layer.bias.data = torch.tensor([[6.0]]), torch.tensor([1.0])
+    >>> norm.running_mean, norm.running_var = torch.tensor([3.0]), torch.tensor([4.0])
+    >>> folded = folded_layer(layer, norm)
+    >>> folded.weight.item(), folded.bias.item()  # 6 / sqrt(4), and (1 - 3) / sqrt(4)
+    (3.0, -1.0)
     """
     folded = copy.deepcopy(layer)
     scale = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
@@ -78,24 +91,33 @@ def folded_layer(layer: nn.Module, norm: nn.Module) -> nn.Module:
 
 
 def fold(model: nn.Module, pairs: Sequence[Sequence[str]]) -> nn.Module:
-    """Fold each pair in place; the normalization becomes an ``nn.Identity``.
+    """Fold each pair in place; of the normalization what it does besides stays: its activation, or nothing.
 
     Args:
         model: Changed in place.
         pairs: ``(layer name, normalization name)``.
+
+    >>> fold(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.ReLU()), [("0", "1")])
+    Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): Identity()
+      (2): ReLU()
+    )
     """
     for layer_name, norm_name in pairs:
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         replace_module(model, layer_name, folded_layer(layer, norm))
-        replace_module(model, norm_name, nn.Identity())
+        children = list(norm.children())  # those of a normalization with an activation of its own
+        replace_module(model, norm_name, nn.Sequential(*children) if children else nn.Identity())
     return model
 
 
 def fold_batch_norm(model: nn.Module, example_input: Tensor) -> list[Pair]:
     """Fold every pair that leaves the outputs as they were, in place.
 
-    If a layer's output is also used elsewhere, folding would change the network's outputs. Outputs are compared on the
-    example and on noise of two strengths; a pair that changes them is not folded.
+    If a layer's output is also used elsewhere, or if a layer computes something else of its weight, folding would
+    change the network's outputs. Outputs are compared in float64 on the example and on noise of two strengths; a pair
+    that changes them is not folded.
 
     Args:
         model: In eval mode; changed in place.
@@ -103,25 +125,40 @@ def fold_batch_norm(model: nn.Module, example_input: Tensor) -> list[Pair]:
 
     Returns:
         The folded pairs, ``(layer name, normalization name)``.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4)).eval()
+    >>> fold_batch_norm(model, torch.ones(1, 3, 2, 2))
+    [('0', '1')]
+    >>> model[0].bias is not None, model[1]
+    (True, Identity())
     """
+    pairs = foldable_pairs(model, example_input)
     noise = torch.randn(8, *example_input.shape[1:], generator=torch.Generator().manual_seed(0))
-    probes = torch.cat([example_input, noise[:4], 10 * noise[4:]])
-    folded = []
-    for pair in foldable_pairs(model, example_input):
-        layer, norm = (model.get_submodule(name) for name in pair)
-        with torch.no_grad():
-            before = model(probes)
-            fold(model, [pair])
-            after = model(probes)
-        if torch.allclose(before, after, rtol=1e-3, atol=1e-4 * float(before.abs().max().clamp(min=1))):
-            folded.append(pair)
-        else:
-            replace_module(model, pair[0], layer)
-            replace_module(model, pair[1], norm)
-    return folded
+    probes = torch.cat([example_input.cpu(), noise[:4], 10 * noise[4:]])
+    if not pairs:
+        return []
+    before = precise_outputs(model, probes)
+
+    def holds(some: Sequence[Pair]) -> bool:
+        # In float64 before it is folded: a folded weight is rounded.
+        folded = fold(copy.deepcopy(model).to(before.dtype), some)
+        return same_outputs(precise_outputs(folded, probes), before)
+
+    changing = failing(pairs, holds)
+    kept = [pair for pair in pairs if pair not in changing]
+    if changing and not holds(kept):  # each keeps the outputs alone, and all of them together do not
+        kept = []
+    fold(model, kept)
+    return kept
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the module called ``name`` of ``model`` by ``module``, in place."""
+    """Replace the module called ``name`` of ``model`` by ``module``, in place.
+
+    >>> model = nn.Sequential(nn.Sequential(nn.ReLU()), nn.Flatten())
+    >>> replace_module(model, "0.0", nn.Tanh())
+    >>> model[0][0]
+    Tanh()
+    """
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)

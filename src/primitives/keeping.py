@@ -58,6 +58,8 @@ class Keep(StepCallback):
         model: Its weight tensors of two dimensions or more are the pattern, as they are now.
     """
 
+    capturable = True
+
     def __init__(self, model: nn.Module) -> None:
         self.zeros: dict[str, Tensor] = {}
         self.members: dict[str, tuple[Tensor, Tensor]] = {}
@@ -119,5 +121,5 @@ def member_sums(gradient: Tensor, labels: Tensor, count: int) -> Tensor:
     """
     sums = torch.zeros(count, device=gradient.device, dtype=gradient.dtype)
     sums.index_add_(0, labels.flatten(), gradient.flatten())
-    sums[0] = 0
+    sums[:1].zero_()  # in place on the device: an assigned 0 would be copied from the host
     return sums

@@ -63,6 +63,9 @@ def matching(names: Sequence[str], patterns: Sequence[str], setting: str, kind: 
 
     Raises:
         ValueError: A pattern matches no name; the nearest names are listed.
+
+    >>> sorted(matching(["features.0.weight", "features.3.weight", "fc.weight"], ["features.*"], "ignored"))
+    ['features.0.weight', 'features.3.weight']
     """
     for pattern in patterns:
         require_match(pattern, names, setting, kind)
@@ -97,14 +100,26 @@ def per_layer(setting: Setting | Mapping[str, Setting], names: Sequence[str], wh
 
 
 def require_match(pattern: str, names: Sequence[str], setting: str, kind: str = "weight") -> None:
-    """Raise ValueError, with the nearest names, if ``pattern`` matches none of ``names``."""
+    """Raise ValueError, with the nearest names, if ``pattern`` matches none of ``names``.
+
+    >>> require_match("clasifier.*", ["features.0", "classifier.1"], "ignored", "layer")
+    Traceback (most recent call last):
+    ValueError: ignored: no layer is called clasifier.*; the nearest are classifier.1, features.0
+    """
     if not fnmatch.filter(names, pattern):
         near = difflib.get_close_matches(pattern, names, 3, 0.3) or list(names[:3])
         raise ValueError(f"{setting}: no {kind} is called {pattern}; the nearest are {', '.join(near)}")
 
 
 def refuse_shared(model: nn.Module, names: Sequence[str], reason: str) -> None:
-    """Raise ValueError if two modules share one of the parameters ``names``; ``reason`` says what would go wrong."""
+    """Raise ValueError if two modules share one of the parameters ``names``; ``reason`` says what would go wrong.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> model[1].weight = model[0].weight
+    >>> refuse_shared(model, ["0.weight"], "pruning would untie them")
+    Traceback (most recent call last):
+    ValueError: 0.weight and 1.weight are one parameter, and pruning would untie them
+    """
     holders: dict[int, list[str]] = {}
     for module_name, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module.named_parameters(recurse=False):

@@ -62,6 +62,10 @@ def require_more_zeros(weights: Mapping[str, Tensor], sparsity: float) -> None:
 
     Raises:
         ValueError: The weights already have as many zeros, or fewer weights than layers would stay.
+
+    >>> require_more_zeros({"fc.weight": torch.tensor([0.0, 0.0, 1.0, 2.0])}, 0.5)
+    Traceback (most recent call last):
+    ValueError: sparsity 0.5 asks for 2 zeros, and the network has 2 already: nothing would be pruned
     """
     total = sum(weight.numel() for weight in weights.values())
     zeros = sum(int((weight == 0).sum()) for weight in weights.values())

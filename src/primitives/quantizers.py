@@ -175,7 +175,12 @@ class Affine(_RangeSearch):
 
 
 def check_bits(bits: int, setting: str = "bits") -> None:
-    """Raise ValueError, with the name of the ``setting``, unless ``bits`` is a whole number from 1 to 16."""
+    """Raise ValueError, with the name of the ``setting``, unless ``bits`` is a whole number from 1 to 16.
+
+    >>> check_bits(17, "activation_bits")
+    Traceback (most recent call last):
+    ValueError: activation_bits must be a whole number from 1 to 16, and is 17
+    """
     if isinstance(bits, bool) or not isinstance(bits, int) or not LEAST_BITS <= bits <= MOST_BITS:
         raise ValueError(f"{setting} must be a whole number from {LEAST_BITS} to {MOST_BITS}, and is {bits}")
 

@@ -25,6 +25,7 @@ ADDITIONS |= {f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2
 PRODUCTS = {"mul", "multiply", "matmul", "mm", "bmm", "einsum"}
 PASSING = {"relu", "relu6", "hardtanh", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"}
 PASSING |= {"hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "clamp", "clip", "neg", "pow", "square"}
+ATTENTION = {"scaled_dot_product_attention", "multi_head_attention_forward"}
 PASSING |= {"div", "divide", "true_divide", "batch_norm", "instance_norm", "group_norm", "layer_norm"}
 
 
@@ -138,8 +139,8 @@ class _Rules(TorchFunctionMode):
 
     Each call of a function has a backward pass of its own, so layers that are used twice, shared weights and functional
     layers are handled correctly. A function that is not named above keeps its gradient: that propagates all relevance
-    if values are moved or selected (concatenation, flattening, padding, max pooling). It is wrong for attention, which
-    is not supported.
+    if values are moved or selected (concatenation, flattening, padding, max pooling). It would be wrong for attention,
+    which is refused.
     """
 
     def __init__(self, rules: dict[str, BasicHook]) -> None:
@@ -153,6 +154,8 @@ class _Rules(TorchFunctionMode):
         name = getattr(func, "__name__", "").strip("_")
         if name == "log_softmax":
             return tensors[0]  # at the end of a network; relevance starts at the logits before it
+        if name in ATTENTION or (name == "softmax" and tensors[0].dim() > 2):
+            raise ValueError("relevance cannot be propagated through attention; choose other scores")
         if name not in self.rules.keys() | PASSING or not any(tensor.requires_grad for tensor in tensors):
             return func(*args, **(kwargs or {}))
         in_place = func.__name__.endswith("_") or (kwargs or {}).get("inplace", False)

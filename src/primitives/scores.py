@@ -9,8 +9,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from src.contracts import Context
+from src.contracts import Context, first_line
 
 
 class Scores(Protocol):
@@ -178,28 +179,40 @@ def hessian_diagonal(model: nn.Module, weights: Sequence[Tensor], context: Conte
         A tensor for each of ``weights``, of its shape.
 
     Paper: Bekas et al. 2007; Yao et al. 2021, arXiv:2006.00719, section 3.1.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> batch = (torch.tensor([[1.0, 3.0]]), torch.tensor([0]))
+    >>> context = Context([batch], lambda outputs, *_: outputs.square().sum() / 2, batch[0], seed=0, fine_tune=None)
+    >>> hessian_diagonal(layer, [layer.weight], context, draws=1000)[0].round()  # x^2 of each input x
+    tensor([[1., 9.]])
     """
     totals = [torch.zeros_like(weight) for weight in weights]
     generator = torch.Generator().manual_seed(context.seed)
     count = 0
-    with _eval_with_gradients(model):
+    with _eval_with_gradients(model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         for images, labels in batches_on_device(model, context):
             loss = context.loss(model(images), labels, images)
             gradients = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
             curved = [index for index, gradient in enumerate(gradients) if gradient.requires_grad]
             for _ in range(draws):
                 signs = [(torch.rand(w.shape, generator=generator) < 0.5).to(w) * 2 - 1 for w in weights]
-                products = torch.autograd.grad(
-                    [gradients[index] for index in curved],
-                    weights,
-                    [signs[index] for index in curved],
-                    retain_graph=True,
-                    materialize_grads=True,
+                products = _curvature_products(
+                    [gradients[index] for index in curved], weights, [signs[index] for index in curved]
                 )
                 for total, sign, product in zip(totals, signs, products, strict=True):
                     total += sign * product * (len(labels) / draws)
             count += len(labels)
     return [total / count for total in totals]
+
+
+def _curvature_products(
+    gradients: Sequence[Tensor], weights: Sequence[Tensor], signs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The derivatives of ``gradients`` in the direction of ``signs``; ValueError if an operator has none."""
+    try:
+        return torch.autograd.grad(gradients, weights, signs, retain_graph=True, materialize_grads=True)
+    except RuntimeError as error:
+        raise ValueError(f"the network has no second derivative ({first_line(error)}); choose other scores") from error
 
 
 def batches_on_device(model: nn.Module, context: Context) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from src.device.schema import read_json
 
 
 def read_sensitivity(file: str) -> Mapping[str, Any]:
@@ -19,7 +20,7 @@ def read_sensitivity(file: str) -> Mapping[str, Any]:
         ValueError: The file is missing, cannot be read or is something else.
     """
     try:
-        record = json.loads(Path(file).expanduser().read_text())
+        record = read_json(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"file: {file} cannot be read as a sensitivity analysis: {error}") from error
     if not isinstance(record, dict) or not {"layers", "accuracy"} <= set(record):

@@ -32,8 +32,16 @@ def tie_channels(model: nn.Module, example_input: Tensor, ignored: Collection[st
         ValueError: torch-pruning cannot trace the network.
 
     Paper: Fang et al. 2023 (DepGraph), arXiv:2301.12900, section 3.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5))
+    >>> ties = tie_channels(model, torch.ones(1, 3, 2, 2))
+    >>> ties.groups
+    {'0': (0, 1)}
+    >>> [side.units for side in ties.sides if FROZEN not in side.units]  # layer 3 reads each channel four times
+    [(0, 1), (0, 0, 0, 0, 1, 1, 1, 1)]
     """
-    sides = _TiedChannels(model, example_input).sides(ignored)
+    tied = _TiedChannels(model, example_input)
+    sides = tied.sides(ignored)
     counts: dict[int, dict[str, int]] = {}
     for side in sides:
         for unit, count in Counter(side.units).items():
@@ -43,7 +51,8 @@ def tie_channels(model: nn.Module, example_input: Tensor, ignored: Collection[st
     for unit in sorted(counts):
         name = "+".join(layer if count == 1 else f"{layer}*{count}" for layer, count in counts[unit].items())
         groups.setdefault(name, []).append(unit)
-    return Ties(tuple(sides), {name: tuple(units) for name, units in groups.items()})
+    groups_of_units = {name: tuple(units) for name, units in groups.items()}
+    return Ties(tuple(sides), groups_of_units, tuple(name for name in tied.not_followed if name not in ignored))
 
 
 class _WithEntry(nn.Module):
@@ -74,6 +83,32 @@ class _DisjointSets:
         self.parents[self.root(one)] = self.root(other)
 
 
+def _traced_graph(traced: nn.Module, images: Tensor) -> tuple[Any, list[Any]]:
+    """torch-pruning's dependency graph of a network, and the nodes whose channels it cannot number.
+
+    Raises:
+        ValueError: torch-pruning cannot trace the network.
+    """
+    graph = torch_pruning.DependencyGraph()
+    try:
+        graph.build_dependency(traced, images, forward_fn=lambda network, batch: network(batch), verbose=False)
+        return graph, []
+    except Exception as error:  # it raises errors of any type if it cannot trace a network
+        if not isinstance(error, ZeroDivisionError) or not hasattr(graph, "module2node"):
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(f"torch-pruning cannot follow the network's channels ({reason})") from error
+    # It failed as it numbered the channels, the last thing that it does: a channel shuffle. The others can be numbered.
+    nodes, not_understood = graph.module2node, []
+    for module, node in nodes.items():
+        graph.module2node = {module: node}
+        try:
+            torch_pruning.dependency.index_mapping.update_index_mapping(graph)
+        except ZeroDivisionError:
+            not_understood.append(node)
+    graph.module2node = nodes
+    return graph, not_understood
+
+
 class _TiedChannels:
     """A network's dependency graph, and the sets of channels that it ties.
 
@@ -87,33 +122,37 @@ class _TiedChannels:
         self.names = {module: name for name, module in net.named_modules()}
         with torch.enable_grad():
             images = example_input.detach().to("cpu")
-            try:
-                self.graph = torch_pruning.DependencyGraph().build_dependency(
-                    self.traced, images, forward_fn=lambda network, batch: network(batch), verbose=False
-                )
-            except Exception as error:  # it raises errors of any type if it cannot trace a network
-                reason = f"{type(error).__name__}: {first_line(error)}"
-                raise ValueError(f"torch-pruning cannot follow the network's channels ({reason})") from error
+            self.graph, self.not_understood = _traced_graph(self.traced, images)
             outputs = self.traced(images).shape[1]
         self.sets = _DisjointSets()
+        self.most = max((_channel_count(m, end) for m in self._layers() for end in ("in", "out")), default=0)
         self.indices: dict[Any, set[int]] = {}  # by port, the channels that were followed to it
+        self.lost: list[Any] = []  # channels that could not be followed further
+        self.not_followed: tuple[str, ...] = ()
         nodes = self.graph.module2node
-        for layer in [m for m in self.traced.modules() if isinstance(m, PRODUCERS) and m in nodes]:
+        entry = [self.traced.entry] if self.traced.entry in nodes else []
+        for layer in [*entry, *self._layers()]:
             self._follow(self._port(layer), range(_channel_count(layer, "out")))
         root = next(iter(nodes.values()))  # the graph is built from the network's output backwards
         self._follow(self._port(root.module), range(outputs))
         self._freeze(self._port(root.module))
-        if self.traced.entry in nodes:
-            self._freeze(self._port(self.traced.entry))
+        for layer in entry:
+            self._freeze(self._port(layer))
+        self.fixed = {self.names[layer] for layer in self._layers() if self._is_frozen(layer)}
 
     def sides(self, ignored: Collection[str]) -> list[Side]:
         """Every side of a module that is tied to something: first layers' outputs, then all others."""
+        for channel in self.lost:
+            self.sets.join(channel, FROZEN)
         for module in [module for module in self.graph.module2node if module in self.names]:
             self._tie_within(module)
-            if _unknown(module) or (isinstance(module, PRODUCERS) and self.names[module] in ignored):
-                self._freeze(self._port(module, "out"))
             if _unknown(module):
+                self._freeze(self._port(module, "out"))
                 self._freeze(self._port(module, "in"))
+        self._note_what_is_not_followed()
+        for module in self._layers():
+            if self.names[module] in ignored:
+                self._freeze(self._port(module, "out"))
         known = [module for module in self.names if module in self.graph.module2node and not _unknown(module)]
         ends = [(m, end) for m in known for end in ("out", "in") if end == "out" or isinstance(m, PRODUCERS)]
         ports = [(m, end, self._port(m, end)) for m, end in ends]
@@ -125,6 +164,25 @@ class _TiedChannels:
             units = self._units(port, _channel_count(module, end), unit_of)
             found.append(Side(self.names[module], tensors, attributes, units, _produces(module, end)))
         return found + self._parameter_sides(unit_of)
+
+    def _note_what_is_not_followed(self) -> None:
+        """Remember the layers whose outputs are frozen, though they are neither the network's outputs nor its input."""
+        known = set(self._layers())
+        frozen = [
+            name
+            for module, name in self.names.items()
+            if isinstance(module, PRODUCERS) and (module not in known or self._is_frozen(module))
+        ]
+        self.not_followed = tuple(name for name in frozen if name not in self.fixed)
+
+    def _layers(self) -> list[Any]:
+        """The layers that the graph holds."""
+        return [m for m in self.names if isinstance(m, PRODUCERS) and m in self.graph.module2node]
+
+    def _is_frozen(self, layer: Any) -> bool:
+        """Whether all outputs of a layer are frozen."""
+        port = self._port(layer)
+        return all(self.sets.root((port, i)) == self.sets.root(FROZEN) for i in range(_channel_count(layer, "out")))
 
     def _parameter_sides(self, unit_of: dict[Any, int]) -> list[Side]:
         """Sides of parameters that belong to no known module, e.g. a scale for each channel."""
@@ -161,21 +219,31 @@ class _TiedChannels:
                 if dependency.trigger == port[1]:
                     target = (dependency.target, dependency.handler)
                     pairs = self._along_edge(dependency, new)
+                    if pairs is None:
+                        self.lost += [(port, index) for index in new]
+                        continue
                     for source, index in pairs:
                         self.sets.join((port, source), (target, index))
                     waiting.append((target, [index for _, index in pairs]))
 
-    def _along_edge(self, dependency: Any, indices: list[int]) -> list[tuple[int, int]]:
-        """Pairs ``(index at the source, index at the target)``.
+    def _along_edge(self, dependency: Any, indices: list[int]) -> list[tuple[int, int]] | None:
+        """Pairs ``(index at the source, index at the target)``; None if torch-pruning cannot say them.
 
         If broadcasting repeats one channel of the target, its repetitions are dropped, and are not tied.
         """
+        if dependency.target in self.not_understood:
+            return None
         hybrid = [torch_pruning._helpers._HybridIndex(idx=index, root_idx=index) for index in indices]
-        for mapping in dependency.index_mapping:
-            hybrid = mapping(hybrid) if mapping is not None else hybrid
+        try:
+            for mapping in dependency.index_mapping:
+                hybrid = mapping(hybrid) if mapping is not None else hybrid
+        except IndexError:  # the two halves of a chunk of which only one is used
+            return None
         target = dependency.target.module
         incoming = dependency.handler != self.graph.get_pruner_of_module(target).prune_out_channels
         size = None if _takes_any_number(target) else _channel_count(target, "in" if incoming else "out")
+        if size is None and any(pair.idx >= self.most for pair in hybrid):
+            return None  # no layer has so many channels: the numbers are wrong
         return [(pair.root_idx, pair.idx) for pair in hybrid if size is None or pair.idx < size]
 
     def _tie_within(self, module: Any) -> None:

@@ -39,7 +39,7 @@ def baseline_spec(
     data: Config,
     checksum: str,
     model: Config,
-    training: Config,
+    training: Config | None,
     weights_sha256: str | None,
     compute: Any,
     seed: int,
@@ -51,7 +51,7 @@ def baseline_spec(
         data: Config of the data.
         checksum: SHA-256 of the data.
         model: Config of the model.
-        training: Config of the training.
+        training: Config of the training; None if the given weights are not trained.
         weights_sha256: SHA-256 of the file of trained weights; None if the network is trained.
         compute: Precision, device and threads of the training.
         seed: Seed of the weights and the batch order.
@@ -62,7 +62,7 @@ def baseline_spec(
         "data": {key: value for key, value in data.items() if key not in NOT_DETERMINING},
         "checksum": checksum,
         "model": dict(model),
-        "training": None if weights_sha256 else dict(training),
+        "training": None if training is None else dict(training),
         "weights": weights_sha256,
         "compute": _values(compute),
         "seed": seed,

@@ -277,7 +277,7 @@ class StageStore:
         os.utime(folder / RUNS)
 
     def _named(self, folder: Path) -> list[str]:
-        return (folder / RUNS).read_text().splitlines() if (folder / RUNS).exists() else []
+        return (folder / RUNS).read_text(encoding="utf-8").splitlines() if (folder / RUNS).exists() else []
 
     def _runs(self, folder: Path) -> tuple[str, ...]:
         """The existing folders that use a stage; trials of earlier versions named the store itself (``.``)."""

@@ -1,16 +1,21 @@
-"""What a study and its trials keep in the database: Optuna's user attributes, whose keys earlier versions share."""
+"""The keys under which a study and its trials store values in the database, as Optuna's user attributes.
+
+Studies of earlier versions have the same keys; a change of what is stored raises ``LATEST_SCHEMA``.
+"""
 
 from __future__ import annotations
 
 from optuna.trial import FrozenTrial
 
-# Of a study: its identifier, the configuration that all trials share, and whether its first points are queued.
-STUDY_ID, DEFINITION, STARTED = "id", "asked", "begun"
-# Of a trial: how often it was started, and why it failed.
+LATEST_SCHEMA = 1  # a study that does not store its schema is of schema 1
+
+# Study: its identifier, the configuration that all trials share, whether its first points are queued, its schema.
+STUDY_ID, DEFINITION, STARTED, SCHEMA = "id", "asked", "begun", "schema"
+# Trial: how many times it was started, and why it failed.
 ATTEMPTS, REASON = "attempts", "reason"
-# Of a trial: what it chose, what was measured last, its accuracies by length, and why it was stopped early.
+# Trial: its choices, its latest measurements, its accuracy by length of fine-tuning, and why it was stopped early.
 POINT, VALUES, ACCURACIES, STOPPED = "point", "values", "accuracies", "stopped"
-# Of a trial: seconds of making and measuring models, and all of its seconds.
+# Trial: seconds spent on making and measuring models, and its seconds in all.
 WORK_SECONDS, TOTAL_SECONDS = "busy_s", "spent_s"
 
 

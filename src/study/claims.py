@@ -22,7 +22,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.contracts import InputError, first_line
-from src.study.attributes import ATTEMPTS, DEFINITION, REASON, STARTED, STUDY_ID
+from src.study.attributes import ATTEMPTS, DEFINITION, LATEST_SCHEMA, REASON, SCHEMA, STARTED, STUDY_ID
 from src.study.judging import Direction
 
 FINISHED = (TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)
@@ -42,7 +42,7 @@ def open_study(
         locks: Folder of the locks.
 
     Raises:
-        InputError: Nothing answers at the address, or a study of that name has another definition.
+        InputError: Nothing answers at the address, or a study of that name has another definition or a later schema.
     """
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"study-{name}"):
@@ -54,9 +54,16 @@ def open_study(
             raise InputError(f"search.storage={_no_password(storage)} needs a driver: {first_line(error)}") from error
         except Exception as error:  # SQLAlchemy lets through what each driver raises
             raise InputError(f"search.storage={_no_password(storage)} does not answer: {first_line(error)}") from error
+        schema = study.user_attrs.get(SCHEMA, 1)
+        if schema > LATEST_SCHEMA:
+            raise InputError(
+                f"the search called {name} in {_no_password(storage)} is of schema {schema}, and this version reads up "
+                f"to {LATEST_SCHEMA}: update the workbench"
+            )
         wanted = json.loads(json.dumps(dict(definition)))
         stored = study.user_attrs.get(DEFINITION)
         if stored is None:
+            study.set_user_attr(SCHEMA, LATEST_SCHEMA)
             study.set_user_attr(STUDY_ID, uuid.uuid4().hex)
             study.set_user_attr(DEFINITION, wanted)
         elif stored != wanted:

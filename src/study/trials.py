@@ -102,7 +102,7 @@ class TrialRunner:
         return {name: float(columns[name]) for name in SEARCHED if columns.get(name) is not None}
 
     def _run(self, study: optuna.Study, trial: Trial, started: float) -> None:
-        """Run a trial and tell the study what it came to; a trial that fails is a result."""
+        """Run a trial and tell the study its values; a trial that fails is a result."""
         try:
             point = self.space.choose(trial)
             trial.set_user_attr(POINT, point)
@@ -112,7 +112,7 @@ class TrialRunner:
                 trial.set_constraint(key, violation)
             objectives = [values[column] for column in self.judge.objectives]
             if not all(map(math.isfinite, objectives)):
-                raise ValueError(f"{', '.join(self.judge.objectives)} came to {objectives}")
+                raise ValueError(f"{', '.join(self.judge.objectives)} were measured as {objectives}")
             trial.set_user_attr(WORK_SECONDS, work_seconds)
             trial.set_user_attr(TOTAL_SECONDS, time.perf_counter() - started)
             study.tell(trial, objectives)

@@ -42,7 +42,7 @@ def run_workers(
     own = [given for given in overrides if not given.startswith(("hydra/launcher=", "training.threads="))]
     jobs = [*own, f"training.threads={threads}", f"worker={','.join(map(str, range(workers)))}", *launch]
     jobs += [f"hydra.sweep.dir={folder / 'workers'}"]
-    with (folder / LOG).open("a") as out:
+    with (folder / LOG).open("a", encoding="utf-8") as out:
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with started(["-m", "src.search", "-m", *jobs], environment, out) as process:
             while process.poll() is None:

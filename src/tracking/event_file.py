@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock
 
 from src.contracts import TrackingError
+from src.device.schema import read_json
 
 PREFIX = b'{"event": "'  # every line begins so
 
@@ -67,9 +68,10 @@ class EventFile:
                 raise TrackingError(f"{self.path} is no file of tracking events: see line {number}")
             if line.startswith(wanted):
                 try:
-                    found.append(json.loads(line))
-                except ValueError:  # cut off while it was written
-                    continue
+                    found.append(read_json(line))
+                except ValueError as error:
+                    if number < len(lines):  # the last may have been cut off while it was written
+                        raise TrackingError(f"{self.path} is damaged: line {number} cannot be read ({error})") from None
         return found
 
 

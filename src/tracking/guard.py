@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from src.contracts import (
     Epoch,
     LeftOpenError,
+    Refused,
     Registration,
     Row,
     RunDescription,
@@ -116,10 +117,12 @@ class GuardedRun(Guard, TrackedRun):
             if run.survey is not None:
                 begin_parent(run.survey, artifacts, store)
         except LeftOpenError:
-            journal.note("finish", status="FAILED")
+            if journal is not None:
+                journal.note("finish", status="FAILED")
             raise
         except Exception:
-            journal.remove()
+            if journal is not None:
+                journal.remove()
             raise
         return opened
 
@@ -127,14 +130,19 @@ class GuardedRun(Guard, TrackedRun):
         self.note("epoch", stage=stage, epoch=asdict(epoch))
         self.attempt(self.run.epoch, stage, epoch, otherwise=None)
 
-    def measured(self, rows: Sequence[Row]) -> None:
-        """Keep the rows in the journal, before they are written to ``results.json``."""
+    def measured(self, rows: Sequence[Row], refused: Sequence[Refused] = ()) -> None:
+        """Keep the rows, and those of refused files, in the journal, before they are written to ``results.json``."""
         self.sent = False
+        if refused:
+            self.note("refused", refused=[asdict(each) for each in refused])
         self.note("rows", rows=[asdict(row) for row in rows])
 
     def rows(self, rows: Sequence[Row], folder: Path) -> None:
         self.attempt(self.run.rows, rows, folder, otherwise=None)
         self.sent = True
+
+    def refused(self, refused: Sequence[Refused]) -> None:
+        self.attempt(self.run.refused, refused, otherwise=None)
 
     def finish(self, status: str, ended: float | None = None) -> None:
         """Close the run, after a failure too: a tracker may hold threads."""
@@ -155,9 +163,9 @@ class GuardedSearch(Guard, TrackedSearch):
         self._noted: set[int] = set()  # numbers of the trials that the journal has
 
     @classmethod
-    def of(cls, tracker: Tracker, folder: Path) -> GuardedSearch:
-        """The search in ``folder``, whose journal its baseline's run has begun."""
-        journals = journals_in(folder) if tracker.uri is not None else []
+    def of(cls, tracker: Tracker, folder: Path, artifacts: Path) -> GuardedSearch:
+        """The search in ``folder``, whose journal its baseline's run has begun, and the list in ``artifacts`` names."""
+        journals = journals_in(folder, artifacts) if tracker.uri is not None else []
         return cls(tracker.search(folder), journals[0] if journals else None)
 
     def trials(self, records: Sequence[TrialRecord]) -> None:
@@ -177,8 +185,14 @@ class GuardedSearch(Guard, TrackedSearch):
         self.close(self.search.finish, status, figures)
 
 
-def finish_survey(tracker: Tracker, folder: Path, status: str) -> None:
+def finish_survey(tracker: Tracker, folder: Path, status: str, artifacts: Path) -> None:
     """Log the files of a survey and close its parent run, if a member has opened one in this store.
+
+    Args:
+        tracker: The tracking store.
+        folder: Folder of the survey.
+        status: FINISHED, FAILED or KILLED.
+        artifacts: Folder of the stages, beside which is noted what is unsent.
 
     Raises:
         TrackingError: The store refuses; what it lacks is kept.
@@ -186,10 +200,10 @@ def finish_survey(tracker: Tracker, folder: Path, status: str) -> None:
     if tracker.uri is None:
         return
     if read_parent(folder, tracker.uri) is None:
-        for journal in journals_in(folder):
+        for journal in journals_in(folder, artifacts):
             journal.remove()
         return
-    survey = GuardedSearch.of(tracker, folder)
+    survey = GuardedSearch.of(tracker, folder, artifacts)
     survey.finish(status, {})
     if survey.failure is not None:
         raise TrackingError(survey.failure)

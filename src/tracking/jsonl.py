@@ -8,6 +8,7 @@ run_started        run, parent, experiment, variant, model, seed, data, config, 
 run_resumed        run
 epoch              run, stage and the fields of ``Epoch``
 row                run, file and the columns of ``Row`` as ``row``
+refused            run, variant, target, reason
 run_finished       run, status
 survey_started     survey (the parent of its members), folder, experiment, git_commit, tags; a search has it, too
 survey_resumed     survey, tags: trials of a search follow
@@ -30,6 +31,7 @@ from typing import Any
 from src.contracts import (
     DeviceRow,
     Epoch,
+    Refused,
     Registration,
     Row,
     RunDescription,
@@ -175,6 +177,16 @@ class JsonLinesRun(TrackedRun):
             for row in rows:
                 if tuple(getattr(row, column) for column in SAME_ROW) not in logged:
                     self.file.append("row", run=self.run_id, file=str(folder / row.artifact), row=asdict(row))
+
+    def refused(self, refused: Sequence[Refused]) -> None:
+        with self.file.locked():
+            own = [event for event in self.file.events("refused") if event["run"] == self.run_id]
+            logged = {(event["variant"], event["target"], event["reason"]) for event in own}
+            for each in refused:
+                if (each.variant, each.target, each.reason) not in logged:
+                    self.file.append(
+                        "refused", run=self.run_id, variant=each.variant, target=each.target, reason=each.reason
+                    )
 
     def finish(self, status: str, ended: float | None = None) -> None:
         self.file.append("run_finished", run=self.run_id, status=status, **({} if ended is None else {"time": ended}))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import DataDescription, Row
+from src.files.inside import is_inside
 from src.tracking.mlflow_store import metric_key, milliseconds, models_with
 from src.tracking.registry import SAME_MODEL
 
@@ -91,7 +92,8 @@ def _complete(client: Any, model: Any, run_id: str, row: Row, folder: Path, data
     with tempfile.TemporaryDirectory() as temporary:
         packed = Path(temporary)
         for part in sorted(folder.glob(f"{_escaped(Path(row.artifact).stem)}.*")):
-            shutil.copy2(part, packed / part.name)
+            if is_inside(part, folder):
+                shutil.copy2(part, packed / part.name)
         Model(
             run_id=run_id,
             flavors=_flavors(row),

@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.contracts import Epoch, Row, RunDescription, TrackedRun
+from src.contracts import Epoch, Refused, Row, RunDescription, TrackedRun
+from src.files.inside import is_inside
 from src.tracking.mlflow_models import log_model
 from src.tracking.mlflow_store import answering, metric_key, milliseconds, one_at_a_time
 
@@ -63,6 +64,11 @@ class MlflowRun(TrackedRun):
             for file, place in _visible_files(folder):
                 self._client.log_artifact(self.run_id, str(file), place)
 
+    def refused(self, refused: Sequence[Refused]) -> None:
+        with answering(self._uri):
+            for each in refused:
+                self._client.set_tag(self.run_id, metric_key(f"refused.{each.variant}.{each.target}"), each.reason)
+
     def finish(self, status: str, ended: float | None = None) -> None:
         monitor, self._monitor = self._monitor, None
         with answering(self._uri):
@@ -103,8 +109,8 @@ class MlflowRun(TrackedRun):
 
 
 def _visible_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    """Each file of a folder but the hidden ones, and the folder below the run's that it is logged to."""
+    """Each file of a folder but the hidden ones and links out of it, and the folder below the run's it is logged to."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not any(part.startswith(".") for part in parts):
+        if is_inside(path, folder) and not any(part.startswith(".") for part in parts):
             yield path, "/".join(parts[:-1]) or None

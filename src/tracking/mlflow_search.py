@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import Registration, TrackedSearch, TrackingError, TrialRecord
+from src.files.inside import is_inside
 from src.tracking.mlflow_registry import MlflowRegistry
 from src.tracking.mlflow_store import PARENT_TAG, answering, connect, metric_key, milliseconds, runs_with
 from src.tracking.provenance import git_commit
@@ -70,7 +71,7 @@ class MlflowSearch(TrackedSearch):
         with answering(self.uri):
             store = self._store()
             for name in FILES:
-                if (self.folder / name).exists():
+                if is_inside(self.folder / name, self.folder):
                     store.client.log_artifact(store.parent, str(self.folder / name))
             for key, value in figures.items():
                 if store.figures.get(key) != value:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import TrackingError, first_line
-from src.tracking.mlflow_moved import mend_moved
+from src.tracking.mlflow_moved import artifact_root, mend_moved
 
 # By default MLflow repeats a request for minutes. The user's own settings count, if there are any.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
+ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # where MLflow looks for the place of a new store's files
 PARENT_TAG = "mlflow.parentRunId"
 KEY_TAG = "run_key"  # of the run before MLflow has given it an identifier
 LOCK = Path(tempfile.gettempdir()) / "dnn-compression-mlflow.lock"
@@ -72,7 +73,26 @@ def connect(uri: str) -> tuple[Any, list[str]]:
 
     with one_at_a_time():
         notes = mend_moved(uri)
-    return MlflowClient(tracking_uri=uri), notes
+        with _root_of_files(uri):
+            client = MlflowClient(tracking_uri=uri)
+    return client, notes
+
+
+@contextmanager
+def _root_of_files(uri: str) -> Iterator[None]:
+    """Let a new database name the place of its files by an address, in which quotation marks are escaped.
+
+    By itself MLflow takes the path of the current folder, and puts it into SQL as it is.
+    """
+    root = artifact_root(uri)
+    if root is None or ROOT in os.environ:
+        yield
+        return
+    os.environ[ROOT] = root
+    try:
+        yield
+    finally:
+        del os.environ[ROOT]
 
 
 def runs_with(client: Any, experiment: str, tags: Mapping[str, object]) -> list[Any]:

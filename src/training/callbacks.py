@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from torch import nn
 
 from src.contracts import Epoch, EpochBatches, TrainingProgress
 from src.files.writing import replacing
@@ -81,6 +82,12 @@ class KeepBest(Callback):
             self.accuracy, self.epoch = pl_module.validation_sums.accuracy, trainer.current_epoch
             self.weights = {name: value.detach().clone() for name, value in pl_module.model.state_dict().items()}
 
+    def restore(self, model: nn.Module) -> None:
+        """Load the kept weights; the versions of its layers, which some need, are those of ``model``."""
+        state = model.state_dict()
+        state.update(self.weights)
+        model.load_state_dict(state)
+
     def state_dict(self) -> dict[str, Any]:
         return {"accuracy": self.accuracy, "epoch": self.epoch, "weights": self.weights}
 
@@ -94,11 +101,15 @@ class EpochCheckpoint(Checkpoint):
 
     Args:
         path: The checkpoint, which each epoch replaces.
+        beside: The trainer writes it whole by itself, while the training goes on (``CheckpointsBeside``).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, beside: bool = False) -> None:
+        self.path, self.beside = path, beside
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.beside:
+            trainer.save_checkpoint(self.path)
+            return
         with replacing(self.path) as part:
             trainer.save_checkpoint(part)

@@ -14,6 +14,7 @@ from torch import nn
 
 from src.contracts import Epoch, EpochBatches, InputError, Loss, Recipe, StepCallback, TrainingProgress
 from src.training.callbacks import Course, EpochCheckpoint, KeepBest
+from src.training.checkpoints import CheckpointsBeside
 from src.training.classifier import Classifier
 from src.training.recipe import Compute
 
@@ -63,7 +64,8 @@ def fit(
 ) -> Fitted:
     """Train ``model`` in place; afterwards it is on the CPU, in eval mode.
 
-    The same arguments give the same weights, to the bit on one CPU machine, however often the training was stopped.
+    The same arguments give the same weights, to the bit on one machine, however often the training was stopped. On a
+    GPU steps are replayed, and a killed training may resume an epoch or a few before its last one.
 
     Args:
         model: The network.
@@ -78,45 +80,56 @@ def fit(
         loss: The loss; None takes that of the recipe.
 
     Raises:
-        InputError: The weights became NaN, infinite or so large that their squares overflow, and the checkpoint is
-            removed; or the checkpoint cannot be read, and stays.
+        InputError: The weights diverged, and the checkpoint is removed; or it cannot be read, and stays.
         KeyboardInterrupt: Ctrl-C; the checkpoint of the last epoch stays.
     """
     use_compute(compute)
     progress.start(recipe.epochs, recipe.epochs * len(train))
     course = Course(seed, train, progress)
     best = KeepBest() if recipe.keep == "best" else None
-    model.train().to(memory_format=torch.channels_last)
-    module = Classifier(model, recipe, loss or recipe.loss, compute.precision, callbacks, progress)
-    module.train()
-    trainer = _trainer(recipe, compute, [course, *([best] if best else []), EpochCheckpoint(checkpoint)])
+    model.to(memory_format=torch.channels_last)
+    module = Classifier(model, recipe, loss or recipe.loss, compute.precision, callbacks, progress).train()
+    beside = CheckpointsBeside() if compute.device == "cuda" else None
+    after_epochs = [course, *([best] if best else []), EpochCheckpoint(checkpoint, beside=beside is not None)]
+    trainer = _trainer(recipe, compute, after_epochs, beside)
     resumed_epoch = _last_epoch(checkpoint)
     if resumed_epoch is not None:
         progress.resumed(resumed_epoch)
     try:
         _run(trainer, module, train, validation, checkpoint if resumed_epoch is not None else None)
+        if beside:
+            beside.finish()
     finally:
+        module.release()
+        if beside is not None:
+            beside.teardown()
         progress.stop()
-    if course.epochs and not all(torch.isfinite(t.float().square().sum()) for t in model.state_dict().values()):
+    _refuse_diverged(model, len(course.epochs), checkpoint)
+    if best is not None:
+        best.restore(model)
+    model.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    return Fitted(tuple(course.epochs), recipe.keep, best.epoch if best else len(course.epochs) - 1, resumed_epoch)
+
+
+def _refuse_diverged(model: nn.Module, epochs: int, checkpoint: Path) -> None:
+    """Remove the checkpoint of a training whose weights are no numbers that anything can be computed from."""
+    if epochs and not all(torch.isfinite(t.float().square().sum()) for t in model.state_dict().values()):
         checkpoint.unlink()
         raise InputError(
-            f"training diverged: weights became NaN, infinite or too large by epoch {len(course.epochs)}; "
-            f"lower the learning rate"
+            f"training diverged: weights became NaN, infinite or too large by epoch {epochs}; lower the learning rate"
         )
-    if best is not None and best.weights:
-        model.load_state_dict(best.weights)
-    model.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    kept = best.epoch if best is not None else len(course.epochs) - 1
-    return Fitted(tuple(course.epochs), recipe.keep, kept, resumed_epoch)
 
 
-def _trainer(recipe: Recipe, compute: Compute, callbacks: list[Callback]) -> pl.Trainer:
+def _trainer(
+    recipe: Recipe, compute: Compute, callbacks: list[Callback], beside: CheckpointsBeside | None
+) -> pl.Trainer:
     """A Lightning trainer that loops over epochs and leaves all else to ``callbacks``."""
     return pl.Trainer(
         accelerator="gpu" if compute.device == "cuda" else "cpu",
         devices=1,
         max_epochs=recipe.epochs,
         callbacks=callbacks,
+        plugins=[beside] if beside is not None else None,
         deterministic=True if compute.device == "cpu" else "warn",  # some CUDA operations have no other kind
         logger=False,
         enable_progress_bar=False,
@@ -149,7 +162,7 @@ def _run(
     """Train, from the checkpoint ``resume`` if there is one; Ctrl-C raises KeyboardInterrupt as usual."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, _Epoch(train), validation, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, _Epoch(train), _Epoch(validation), ckpt_path=resume, weights_only=True)
     except SystemExit as stop:  # Lightning turns Ctrl-C into an exit with code 1, and ignores further ones
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from stop

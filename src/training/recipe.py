@@ -28,6 +28,20 @@ class Compute:
     precision: str
     threads: int
 
+    @staticmethod
+    def check(device: str, precision: str, threads: str | int) -> None:
+        """Check the words before torch is imported.
+
+        Raises:
+            ValueError: A word is unknown.
+        """
+        if device not in DEVICES:
+            raise ValueError(f"device must be one of {', '.join(DEVICES)}, and is {device}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, and is {precision}")
+        if threads != "auto" and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be auto or a number from 1, and is {threads}")
+
     @classmethod
     def resolve(cls, device: str, precision: str, threads: str | int) -> Compute:
         """Replace each ``auto``: a GPU if there is one, bf16 if the device computes in it natively, all usable cores.
@@ -35,14 +49,9 @@ class Compute:
         Raises:
             ValueError: A word is unknown, or this machine lacks the device.
         """
+        cls.check(device, precision, threads)
         import torch
 
-        if device not in DEVICES:
-            raise ValueError(f"device must be one of {', '.join(DEVICES)}, and is {device}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, and is {precision}")
-        if threads != "auto" and (not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads must be auto or a number from 1, and is {threads}")
         gpu = torch.cuda.is_available()
         if device == "cuda" and not gpu:
             raise ValueError("device is cuda, and this machine has no usable GPU")

@@ -132,7 +132,7 @@ def test_each_row_is_a_run_beside_the_hosts_run_once(store: Any, tmp_path: Path)
     content = results()
     file = write_results(tmp_path, content)
     before = len(store.logged())
-    (line,) = import_results(file, tmp_path)
+    (line,) = import_results(file, tmp_path, store.uri)
     assert line == f"2 rows of a board are now in {store.uri} beside the host's"
     assert len(store.logged()) == before + 2
     name = "pets/cluster.onnxruntime"
@@ -144,7 +144,7 @@ def test_each_row_is_a_run_beside_the_hosts_run_once(store: Any, tmp_path: Path)
     assert logged["tags"]["host_run"] == store.hosts[name]
     tags = {"variant": "cluster", "precision": "float32", "seed": "0", "board": "a board", "clock_mode": "MAXN"}
     assert {tag: logged["tags"][tag] for tag in tags} == tags
-    (line,) = import_results(file, tmp_path)
+    (line,) = import_results(file, tmp_path, store.uri)
     assert line.endswith(", 2 were there already")
     assert len(store.logged()) == before + 2
 
@@ -153,8 +153,9 @@ def test_a_host_run_that_is_gone_leaves_nothing_behind(store: Any, tmp_path: Pat
     runs = {name: TrackedRun(store.name, store.uri, run) for name, run in store.hosts.items()}
     remember(tmp_path, {**runs, "pets/cluster.onnxruntime": TrackedRun(store.name, store.uri, "e" * 32)})
     before = store.logged()
+    file = write_results(tmp_path, results(measured_at="2000-01-01T00:00:00+00:00"))
     with pytest.raises(TrackingError, match="e" * 32):
-        list(import_results(write_results(tmp_path, results(measured_at="2000-01-01T00:00:00+00:00")), tmp_path))
+        list(import_results(file, tmp_path, store.uri))
     assert store.logged() == before
 
 
@@ -162,7 +163,7 @@ def test_rows_whose_runs_were_not_tracked_are_named(tmp_path: Path) -> None:
     store = JsonLinesStore(tmp_path)
     tracked, untracked = ROWS
     remember(tmp_path, {tracked: TrackedRun("jsonl", store.uri, store.hosts[tracked]), untracked: None})
-    first, second = import_results(write_results(tmp_path, results()), tmp_path)
+    first, second = import_results(write_results(tmp_path, results()), tmp_path, store.uri)
     assert first.startswith("1 rows of a board are now in ")
     assert second == f"Not imported, since their runs were not tracked: {untracked}"
 
@@ -183,7 +184,7 @@ def test_results_of_d975084_are_imported_by_the_record_of_their_bundle(
         model["tracking"] = {"uri": mlflow_store.uri, "run": next(iter(mlflow_store.hosts.values()))}
     (tmp_path / BUNDLES).mkdir()
     (tmp_path / BUNDLES / f"{content['bundle']}.json").write_text(json.dumps(record))
-    (line,) = import_results(RECORDS / "device_results.json", tmp_path)
+    (line,) = import_results(RECORDS / "device_results.json", tmp_path, mlflow_store.uri)
     assert line.startswith("2 rows of ")
     logged = {each["tags"]["device_model"]: each for each in mlflow_store.logged()}
     for measured in content["rows"]:
@@ -262,6 +263,12 @@ def test_a_damaged_record_is_refused(tmp_path: Path, record: object, message: st
         (lambda content: content.pop("measured_at"), "it has no measured_at"),
         (lambda content: content.update(measured_at="yesterday"), 'measured_at is "yesterday", and must be a time'),
         (lambda content: content.update(measured_at="2026-13-02T00:00:00+00:00"), "and must be a time such as 2026-"),
+        (lambda content: content.update(measured_at="0001-01-01T00:00:00+00:00"), "not in the future"),
+        (lambda content: content.update(measured_at="0001-01-01T00:00:00+23:59"), "not in the future"),
+        (lambda content: content.update(measured_at="9999-01-01T00:00:00+00:00"), "not in the future"),
+        (lambda content: content.update(measured_at="2026-01-02T00:00:00"), "and must be a time such as 2026-"),
+        (lambda content: content.update(threads=2**53), "and must be a whole number from 1 to 4,096"),
+        (lambda content: content.update(board="a\u202eb"), 'board is "a\\u202eb", and must be a text of one line'),
         (lambda content: content.update(threads=0), "threads is 0, and must be a whole number from 1"),
         (lambda content: content.update(threads="1"), 'threads is "1", and must be a whole number from 1'),
         (lambda content: content.update(board=None), "board is null, and must be a text of one line"),
@@ -297,7 +304,7 @@ NAN, INFINITE = float("nan"), float("inf")
         ("images", [20, 1000], "the bundle holds 10 test images for this model"),
         ("size_bytes", [0, 1e6, True, "1000000"], "a whole number from 1"),
         ("size_bytes", [999_999, 1_000_001], "the bundle's file has 1000000 bytes"),
-        ("latency_ms.p50", [0, -1.0, True, "1.0", None, NAN, INFINITE, 1e9], "a number from 1e-06 to 3,600,000"),
+        ("latency_ms.p50", [0, -1.0, 1e-6, True, "1.0", None, NAN, INFINITE, 3.6e6], "a number from 0.001 to 600,000"),
         ("latency_ms.p50", [1.6], "must not fall from p50 to p95 to p99"),
         ("latency_ms.p99", [1.4], "must not fall from p50 to p95 to p99"),
         ("latency_ms", [1.0, [1.0, 1.5, 2.0], None], "an object"),
@@ -336,9 +343,50 @@ def test_possible_figures_are_taken_as_they_are(tmp_path: Path) -> None:
     content = results()
     content["rows"][0] |= {"accuracy": 1 / 3, "images": 3, "latency_ms": dict.fromkeys(("p50", "p95", "p99"), 1)}
     content["rows"][1] |= {"accuracy": 0, "power_watts": 0.0, "energy_uj": 0.0, "energy_source": "RAPL"}
-    (line,) = import_results(write_results(tmp_path, content), tmp_path)
+    (line,) = import_results(write_results(tmp_path, content), tmp_path, store.uri)
     assert line.startswith("2 rows of a board")
     assert [logged["metrics"]["accuracy"] for logged in store.logged()] == [1 / 3, 0]
+
+
+@pytest.mark.parametrize(("watts", "energy"), [(0, 10**12), (10, 1e11), (10, 0), (10, 4_999), (10, 200_001)])
+def test_energy_is_power_times_latency(tmp_path: Path, watts: float, energy: float) -> None:
+    remember(tmp_path, dict.fromkeys(ROWS, TrackedRun("jsonl", str(tmp_path / "tracking.jsonl"), "0")))
+    content = results()
+    content["rows"][1] |= {"power_watts": watts, "energy_uj": energy, "energy_source": "RAPL"}
+    assert f"rows[pets/cluster.onnxruntime].energy_uj is {energy}, and {watts} W for 1.0 ms" in refusal(
+        tmp_path, content
+    )
+    for possible in (5_000, 10_000, 200_000):
+        content["rows"][1] |= {"power_watts": 10, "energy_uj": possible}
+        check_results(content)
+
+
+@pytest.mark.parametrize("key", ["rows", "accuracy", "threads"])
+def test_a_key_that_is_there_twice_is_refused_instead_of_dropped(tmp_path: Path, key: str) -> None:
+    remember(tmp_path, dict.fromkeys(ROWS, TrackedRun("jsonl", str(tmp_path / "tracking.jsonl"), "0")))
+    text = json.dumps(results()).replace(f'"{key}": ', f'"{key}": 1, "{key}": ', 1)
+    (tmp_path / "twice.json").write_text(text)
+    with pytest.raises(InputError, match=f'the key "{key}" is there twice in one object'):
+        list(import_results(tmp_path / "twice.json", tmp_path))
+
+
+@pytest.mark.parametrize("uri", [None, "another.jsonl"])
+def test_rows_go_to_no_store_that_only_the_bundles_record_names(tmp_path: Path, uri: str | None) -> None:
+    store = JsonLinesStore(tmp_path)
+    remember(tmp_path, {name: TrackedRun("jsonl", store.uri, run) for name, run in store.hosts.items()})
+    with pytest.raises(InputError) as refused:
+        list(import_results(write_results(tmp_path, results()), tmp_path, uri))
+    assert f"were tracked at {store.uri}, and conf/tracking/jsonl.yaml names tracking.jsonl" in str(refused.value)
+    assert f"--uri {store.uri}" in str(refused.value)
+    assert store.logged() == []
+
+
+def test_the_store_of_the_users_config_needs_no_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = JsonLinesStore(tmp_path)
+    remember(tmp_path, {name: TrackedRun("jsonl", "tracking.jsonl", run) for name, run in store.hosts.items()})
+    (line,) = import_results(write_results(tmp_path, results()), tmp_path)
+    assert line == "2 rows of a board are now in tracking.jsonl beside the host's"
 
 
 def test_no_results_at_all_are_refused(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_name_that_is_taken_gets_the_next_number(tmp_path: Path) -> None:
     assert {path.name for path in made} == {"12-00-00", *(f"12-00-00_{number}" for number in range(2, 41))}
 
 
+@pytest.mark.slow
 def test_two_commands_of_one_second_have_a_folder_each(tmp_path: Path) -> None:
     common = ["-m", "src.run", *SMALL, "tracking=off", "method=baseline", f"hydra.run.dir=its/{YEAR}"]
     pair = [begin(tmp_path, *common, f"seed={seed}") for seed in (1, 2)]

@@ -24,11 +24,13 @@ with started(["-c", {WAITING!r}], os.environ) as process:
 """
 JOBS = """
 import time
-from src.command.jobs import run_job
+from src.command.folders import owned_folders
+from src.command.jobs import run_jobs
 def task(job):
     print('begun', flush=True)
     time.sleep(120)
-run_job("config", task)
+with owned_folders():
+    run_jobs("config", task)
 """
 
 

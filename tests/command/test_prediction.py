@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.command.prediction import normalized, predict, prepare, softmax
-from src.contracts import InputError, ModelCard
+from src.contracts import InputError, ModelCard, Preparation
 
 CARD = ModelCard(("dark", "bright"), (2, 1, 1), (0.5, 0.25), (0.25, 0.5), "")
 
@@ -32,3 +34,17 @@ def test_a_network_for_neither_grey_nor_colour_images_is_refused(tmp_path: Path)
 def test_no_class_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--top must be at least 1, and is 0"):
         predict(tmp_path / "model.onnx", [tmp_path / "image.png"], 0)
+
+
+def test_an_image_is_resized_and_cropped_as_the_card_says(tmp_path: Path) -> None:
+    """A grey ramp from left to right: a crop of half its width leaves the middle grey levels alone."""
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    stretched = ModelCard(("a", "b"), (1, 64, 64), (0.0,), (1.0,), "")
+    cropped = replace(stretched, preparation=Preparation("bicubic", 0.5))
+    whole, middle = (prepare(tmp_path / "ramp.png", card)[0, 0] for card in (stretched, cropped))
+    assert whole.shape == middle.shape == (64, 64)
+    assert whole.min() < 0.02
+    assert whole.max() > 0.98
+    assert middle.min() == pytest.approx(0.25, abs=0.01)
+    assert middle.max() == pytest.approx(0.75, abs=0.01)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from src.primitives.distributions import BySensitivity
 from tests.plans import plan
 
@@ -48,6 +50,7 @@ def test_a_table_a_picture_and_a_file_that_methods_take(tmp_path: Path) -> None:
     assert list(mixed.steps) == ["quantize_mixed"]
 
 
+@pytest.mark.slow
 def test_a_grid_that_cannot_be_tried_is_answered_in_a_line(tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "src.sensitivity", "+experiment=digits_quickstart", "sensitivity.bits=[17]"],

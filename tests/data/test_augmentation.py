@@ -9,15 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.contracts import Augmentation
-from src.data.augmentation import Affine, Flip, InOrder, ShiftedCrop
+from src.contracts import Augmentation, InputError
+from src.data.augmentation import Affine, Flip, InOrder, Mixed, ShiftedCrop, Torchvision
 
 ALL = {
     "flip": Flip(),
     "shifted_crop": ShiftedCrop(pixels=2),
     "affine": Affine(degrees=15, scale=[0.9, 1.1], shift=0.1),
+    "rand_augment": Torchvision(name="RandAugment", num_ops=3, magnitude=15),
     "in_order": InOrder(steps=[Flip(), ShiftedCrop(pixels=1)]),
 }
+KEEPING = [name for name in ALL if name != "rand_augment"]  # its colours and its empty corners are new values
 EACH = pytest.mark.parametrize("augmentation", ALL.values(), ids=ALL.keys())
 
 
@@ -52,10 +54,10 @@ def test_images_are_changed_but_not_in_place(augmentation: Augmentation) -> None
     assert not torch.equal(changed.float(), images.float())
 
 
-@EACH
-def test_no_value_leaves_the_range_of_the_images(augmentation: Augmentation) -> None:
+@pytest.mark.parametrize("name", KEEPING)
+def test_no_value_leaves_the_range_of_the_images(name: str) -> None:
     images = drawn(16) // 4 + 50
-    changed = augmentation(images, seeded()).float()
+    changed = ALL[name](images, seeded()).float()
     assert float(changed.min()) >= float(images.min()) - 1e-3
     assert float(changed.max()) <= float(images.max()) + 1e-3
 
@@ -219,3 +221,47 @@ def test_one_step_follows_the_other_with_the_same_generator() -> None:
 
 def test_no_step_changes_nothing() -> None:
     assert torch.equal(InOrder(steps=[])(drawn(4), seeded()), drawn(4))
+
+
+# torchvision's -----------------------------------------------------------------------------------
+
+
+def test_each_image_of_a_batch_is_changed_by_a_draw_of_its_own() -> None:
+    same = drawn(1).expand(20, -1, -1, -1)
+    found = Torchvision(name="RandomHorizontalFlip", p=0.5)(same, seeded())
+    flipped = [bool((image == same[0].flip(2)).all()) for image in found]
+    assert 0 < sum(flipped) < 20
+    assert all(flip or bool((image == same[0]).all()) for image, flip in zip(found, flipped, strict=True))
+
+
+def test_a_transform_that_torchvision_does_not_have_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no transform 'RandAugmentt'; did you mean RandAugment"):
+        Torchvision(name="RandAugmentt")
+
+
+def test_settings_that_a_transform_does_not_take_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"RandAugment does not take \{'operations': 2\}"):
+        Torchvision(name="RandAugment", operations=2)
+
+
+def test_a_transform_that_changes_the_size_is_refused() -> None:
+    with pytest.raises(InputError, match=r"RandomResizedCrop gives images of 4x4, and they must stay 8x8"):
+        Torchvision(name="RandomResizedCrop", size=[4, 4])(drawn(2), seeded())
+
+
+@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
+def test_mixed_labels_are_the_shares_of_the_mixed_images(name: str) -> None:
+    """A black and a white image: the mean brightness of a mixture is the share of its white label."""
+    images = torch.stack([torch.zeros(1, 8, 8), torch.full((1, 8, 8), 255.0)]).to(torch.uint8)
+    before = torch.get_rng_state()
+    for seed in range(5):
+        found, shares = Mixed(name=name, alpha=1.0)(images, torch.tensor([0, 1]), 2, seeded(seed))
+        assert torch.allclose(found.mean((1, 2, 3)) / 255, shares[:, 1], atol=1e-5)
+        assert torch.allclose(shares.sum(1), torch.ones(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "alpha", "message"), [("Mixup", 1.0, "MixUp or CutMix"), ("MixUp", 0, "more than 0")])
+def test_a_mixture_that_cannot_be_is_refused(name: str, alpha: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Mixed(name=name, alpha=alpha)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.contracts import DataSplits, ImageSet
-from src.data.augmentation import Flip
+from src.data.augmentation import Flip, Mixed
 from src.data.batches import TensorBatches, evaluation_batches, mixed_seed
 
 MEAN, STD = (0.25, 0.5), (0.5, 0.125)
@@ -133,6 +133,15 @@ def test_augmentation_comes_before_normalization_and_repeats_for_the_same_epoch(
     assert not torch.equal(found, expected)
     assert torch.equal(pixels(batches(shuffle_seed=0, augmentation=Flip()), 2), found)
     assert labels(flipped, 2) == labels(plain, 2)
+
+
+def test_mixed_batches_repeat_for_the_same_epoch_and_have_labels_in_shares() -> None:
+    mixed = batches(20, 5, shuffle_seed=3, mixing=Mixed(name="MixUp", alpha=1.0), classes=20)
+    (first, shares), (again, _) = next(iter(mixed)), next(iter(mixed))
+    assert torch.equal(first, again)
+    assert shares.shape == (5, 20)
+    assert torch.allclose(shares.sum(1), torch.ones(5))
+    assert int((shares > 0).sum()) == 10  # two labels an image
 
 
 def test_evaluation_batches_are_in_file_order_and_not_augmented(splits: DataSplits) -> None:

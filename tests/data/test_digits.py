@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
+from src.command.composition import composed
 from src.data.digits import Digits
-
-CONF = Path(__file__).parents[2] / "conf" / "data" / "digits.yaml"
 
 
 def digits(**settings: Any) -> Digits:
-    return instantiate(OmegaConf.merge(OmegaConf.load(CONF), settings), _convert_="all")
+    return instantiate({**composed(["data=digits"])[0]["data"], **settings}, _convert_="all")
 
 
 def test_the_published_pixels_have_the_configured_checksum() -> None:

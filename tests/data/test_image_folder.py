@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from src.contracts import ImageSet, InputError
-from src.data import image_folder
-from src.data.image_folder import ImageFolder, decode_images, decoded
-from src.data.images import checksum
+from src.contracts import InputError
+from src.data.image_folder import ImageFolder
 
 
 def folder(root: Path, **settings: Any) -> ImageFolder:
@@ -36,11 +32,13 @@ def folder(root: Path, **settings: Any) -> ImageFolder:
 
 def write(path: Path, colour: tuple[int, int, int] | int, size: tuple[int, int] = (8, 8)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L" if isinstance(colour, int) else "RGB", size, colour).save(path)
+    image = Image.new("L" if isinstance(colour, int) else "RGB", size, colour)
+    image.putpixel((size[0] - 1, size[1] - 1), 255 if isinstance(colour, int) else (255, 255, 255))
+    image.save(path)
 
 
 def write_classes(top: Path, classes: str = "ab", count: int = 10, shade: int = 0) -> None:
-    """``count`` images of each class; red is the number of the class, green that of the image."""
+    """``count`` images of each class, but for a corner red is the number of the class, green that of the image."""
     for label, name in enumerate(classes):
         for at in range(count):
             write(top / name / f"{at:02d}.png", (label, at, shade))
@@ -55,8 +53,8 @@ def test_divided_folders_are_read_as_they_are(tmp_path: Path) -> None:
     splits = folder(tmp_path).load()
     assert splits.classes == ("a", "b")
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (16, 4, 8)
-    assert splits.test.images[:, 2].unique().tolist() == [9]
-    assert splits.train.images[:, 2].unique().tolist() == [0]
+    assert splits.test.images[:, 2, 0, 0].unique().tolist() == [9]
+    assert splits.train.images[:, 2, 0, 0].unique().tolist() == [0]
     for part in (splits.train, splits.validation, splits.test):
         assert part.images[:, 0, 0, 0].tolist() == part.labels.tolist()
 
@@ -82,7 +80,7 @@ def test_the_split_of_an_undivided_folder_follows_from_the_split_seed(tmp_path: 
 def test_classes_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> None:
     for at, name in enumerate(["zebra", "ant", "Mole"]):
         for number in range(4):
-            write(tmp_path / name / f"{number}.png", (at, 0, 0))
+            write(tmp_path / name / f"{number}.png", (at, number, 0))
     splits = folder(tmp_path).load()
     assert splits.classes == ("Mole", "ant", "zebra")
     red = {int(label): int(image[0, 0, 0]) for image, label in zip(*vars(splits.train).values(), strict=True)}
@@ -92,62 +90,20 @@ def test_classes_are_numbered_in_the_order_of_their_names(tmp_path: Path) -> Non
 def test_grey_images_become_colour(tmp_path: Path) -> None:
     for name in "ab":
         for at in range(5):
-            write(tmp_path / name / f"{at}.png", 77)
+            write(tmp_path / name / f"{at}.png", 70 + at)
     splits = folder(tmp_path, channels=3).load()
     assert splits.image_shape == (3, 8, 8)
-    assert splits.train.images.unique().tolist() == [77]
+    assert torch.equal(splits.train.images[:, 0], splits.train.images[:, 2])
+    assert set(splits.train.images[:, 0, 0, 0].tolist()) <= set(range(70, 75))
 
 
 def test_colour_images_become_grey_by_their_luma(tmp_path: Path) -> None:
     for name in "ab":
         for at in range(5):
-            write(tmp_path / name / f"{at}.png", (200, 100, 50))
+            write(tmp_path / name / f"{at}.png", (200, 100, 50), (8, 8 + at))
     splits = folder(tmp_path, channels=1).load()
     assert splits.image_shape == (1, 8, 8)
-    assert splits.train.images.unique().tolist() == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)]
-
-
-def test_paletted_and_transparent_images_are_converted(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), (10, 20, 30)).quantize().save(tmp_path / "palette.png")
-    Image.new("RGBA", (8, 8), (10, 20, 30, 255)).save(tmp_path / "alpha.png")
-    found = decode_images([tmp_path / "palette.png", tmp_path / "alpha.png"], (8, 8), "RGB", "x")
-    assert found[:, :, 0, 0].tolist() == [[10, 20, 30], [10, 20, 30]]
-
-
-def test_sixteen_bit_images_keep_their_greys(tmp_path: Path) -> None:
-    """A ramp from black to white must not become white everywhere but in its darkest 256th."""
-    ramp = (np.arange(64).reshape(8, 8) * 1040).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "deep.png")
-    found = decode_images([tmp_path / "deep.png"], (8, 8), "L", "x")[0, 0]
-    assert found.flatten().tolist() == pytest.approx((ramp.flatten() / 65535 * 255).tolist(), abs=1)
-
-
-def test_pixels_of_lossless_files_are_kept_in_channel_row_column_order(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    for ending in ("png", "bmp", "ppm", "tiff"):
-        Image.fromarray(pixels).save(tmp_path / f"x.{ending}")
-        found = decode_images([tmp_path / f"x.{ending}"], (8, 12), "RGB", "x")
-        assert found.is_contiguous()
-        np.testing.assert_array_equal(found[0].numpy(), pixels.transpose(2, 0, 1))
-
-
-def test_images_are_resized_without_cropping(tmp_path: Path) -> None:
-    """The left half is black and the right half white, whatever the size and the shape of the file."""
-    pixels = np.zeros((20, 64), np.uint8)
-    pixels[:, 32:] = 255
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    for size in ((8, 8), (6, 8), (12, 8)):
-        found = decode_images([tmp_path / "wide.png"], size, "L", "x")[0, 0]
-        assert found.shape == size
-        assert found[:, :3].max() == 0
-        assert found[:, 5:].min() == 255
-
-
-def test_many_files_keep_their_order(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{at}.pgm" for at in range(200)]
-    for at, path in enumerate(paths):
-        Image.new("L", (8, 8), at).save(path)
-    assert decode_images(paths, (8, 8), "L", "x")[:, 0, 0, 0].tolist() == list(range(200))
+    assert splits.train.images[:, 0, 0, 0].unique().tolist() == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)]
 
 
 def test_files_that_are_no_images_and_hidden_folders_are_ignored(tmp_path: Path) -> None:
@@ -167,94 +123,6 @@ def test_images_in_folders_below_a_class_belong_to_it(tmp_path: Path) -> None:
     splits = folder(tmp_path).load()
     labels = torch.cat([splits.train.labels, splits.validation.labels, splits.test.labels])
     assert labels.bincount().tolist() == [4, 8]
-
-
-# Found again --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own, for as few as three images."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_folder, "CACHED", 3)
-    return tmp_path / "cache" / "dnn-compression"
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> list[Path]:
-    for at in range(3):
-        write(tmp_path / "images" / f"{at}.png", (at, 0, 9))
-    return sorted((tmp_path / "images").iterdir())
-
-
-def test_decoded_images_are_found_again(cache: Path, paths: list[Path]) -> None:
-    first = decoded(paths, (8, 8), "RGB", "x")
-    (kept,) = cache.glob("*.npy")
-    array = np.load(kept)
-    array[:, 2] = 100  # to tell what is found from what is decoded
-    np.save(kept, array)
-    again = decoded(paths, (8, 8), "RGB", "x")
-    assert torch.equal(again[:, :2], first[:, :2])
-    assert again[:, 2].unique().tolist() == [100]
-    assert first[:, 2].unique().tolist() == [9]
-
-
-@pytest.mark.parametrize("change", ["content", "size", "mode", "order"])
-def test_images_are_decoded_again_if_anything_changed(cache: Path, paths: list[Path], change: str) -> None:
-    decoded(paths, (8, 8), "RGB", "x")
-    size, mode = (8, 8), "RGB"
-    if change == "content":
-        write(paths[1], (200, 201, 202))
-        os.utime(paths[1], (1, 1))
-    elif change == "order":
-        paths = paths[::-1]
-    elif change == "size":
-        size = (9, 8)
-    else:
-        mode = "L"
-    assert torch.equal(decoded(paths, size, mode, "x"), decode_images(paths, size, mode, "x"))
-    assert len(list(cache.glob("*.npy"))) == 2
-
-
-def test_new_pixels_of_equal_size_and_time_are_new_data(cache: Path, paths: list[Path]) -> None:
-    before = decoded(paths, (8, 8), "RGB", "x")
-    status = paths[1].stat()
-    write(paths[1], (2, 0, 9))
-    assert paths[1].stat().st_size == status.st_size
-    os.utime(paths[1], ns=(status.st_atime_ns, status.st_mtime_ns))
-    after = decoded(paths, (8, 8), "RGB", "x")
-    assert after[:, 0, 0, 0].tolist() == [0, 2, 2]
-    labels = torch.zeros(3)
-    assert checksum(ImageSet(after, labels)) != checksum(ImageSet(before, labels))
-
-
-def test_equal_images_elsewhere_are_found_again(cache: Path, paths: list[Path], tmp_path: Path) -> None:
-    decoded(paths, (8, 8), "RGB", "x")
-    shutil.copytree(tmp_path / "images", tmp_path / "copy")
-    decoded(sorted((tmp_path / "copy").iterdir()), (8, 8), "RGB", "x")
-    assert len(list(cache.glob("*.npy"))) == 1
-
-
-def test_few_images_are_not_cached(cache: Path, paths: list[Path]) -> None:
-    assert decoded(paths[:2], (8, 8), "RGB", "x")[:, 0, 0, 0].tolist() == [0, 1]
-    assert not cache.exists()
-
-
-def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path, cache: Path, paths: list[Path]) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    assert decoded(paths, (8, 8), "RGB", "x")[:, 0, 0, 0].tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("damage", ["missing", "broken"])
-def test_a_damaged_image_among_many_is_named(cache: Path, paths: list[Path], damage: str) -> None:
-    if damage == "missing":
-        paths[1].unlink()
-    else:
-        paths[1].write_bytes(b"no image")
-    with pytest.raises(InputError, match="cannot be read as an image") as caught:
-        decoded(paths, (8, 8), "RGB", "x")
-    assert str(paths[1]) in str(caught.value)
-    assert not list(cache.glob("*.npy"))
 
 
 # What is refused ----------------------------------------------------------------------------------
@@ -320,3 +188,128 @@ def test_class_folders_without_an_image_are_refused(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         folder(tmp_path, **settings)
+
+
+# Folders as tools leave them ----------------------------------------------------------------------
+
+
+def test_training_and_validation_folders_are_splits_and_the_test_is_carved_and_said(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", count=20)
+    write_classes(tmp_path / "val", count=5, shade=9)
+    splits = folder(tmp_path).load()
+    assert splits.classes == ("a", "b")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (30, 10, 10)
+    assert splits.validation.images[:, 2, 0, 0].unique().tolist() == [9]
+    assert splits.test.labels.bincount().tolist() == [5, 5]
+    assert splits.remarks == ("no folder of test images: 10 of 40 images are set aside (data.test_share)",)
+    for part in (splits.train, splits.validation, splits.test):
+        assert part.images[:, 0, 0, 0].tolist() == part.labels.tolist()
+
+
+def test_all_three_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+    for shade, (name, count) in enumerate((("Training", 8), ("VAL", 2), ("testing", 3))):
+        write_classes(tmp_path / name, count=count, shade=shade)
+    splits = folder(tmp_path).load()
+    parts = (splits.train, splits.validation, splits.test)
+    assert [len(part) for part in parts] == [16, 4, 6]
+    assert [part.images[:, 2, 0, 0].unique().tolist() for part in parts] == [[0], [1], [2]]
+    assert splits.remarks == ()
+
+
+def test_a_border_between_training_and_validation_that_moves_is_other_data(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", classes="ab", count=6)
+    for name in "ab":
+        (tmp_path / "val" / name).mkdir(parents=True)
+    (tmp_path / "train" / "b" / "05.png").rename(tmp_path / "val" / "b" / "05.png")
+    before = folder(tmp_path).load()
+    (tmp_path / "train" / "b" / "04.png").rename(tmp_path / "val" / "b" / "04.png")
+    assert folder(tmp_path).load().checksum != before.checksum
+
+
+def test_the_file_of_each_image_is_known(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", count=12)
+    write_classes(tmp_path / "valid", count=3, shade=9)
+    data = folder(tmp_path)
+    splits = data.load()
+    for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        assert [int(path.stem) for path in data.files[name]] == part.images[:, 1, 0, 0].tolist()
+        assert ["ab".index(path.parent.name) for path in data.files[name]] == part.labels.tolist()
+
+
+def test_equal_images_never_part_when_a_split_is_carved(tmp_path: Path) -> None:
+    """Each picture lies there three times, as copies of a camera's memory do."""
+    for at in range(12):
+        for name in "ab":
+            for copy in range(3):
+                write(tmp_path / name / f"{at:02d}_{copy}.png", ("ab".index(name), at, 0))
+    splits = folder(tmp_path).load()
+    kinds = [set(part.images[:, :2, 0, 0].mul(1).long().matmul(torch.tensor([100, 1])).tolist()) for part in
+             (splits.train, splits.validation, splits.test)]  # fmt: skip
+    assert not kinds[0] & kinds[1]
+    assert not kinds[0] & kinds[2]
+    assert not kinds[1] & kinds[2]
+    assert any("images repeat another one" in line for line in splits.remarks)
+
+
+def test_a_rare_class_is_in_every_split(tmp_path: Path) -> None:
+    write_classes(tmp_path, classes="a", count=100)
+    for at in range(3):
+        write(tmp_path / "b" / f"{at}.png", (1, at, 0))
+    splits = folder(tmp_path).load()
+    for part in (splits.train, splits.validation, splits.test):
+        assert part.labels.bincount(minlength=2)[1] == 1
+
+
+def test_most_images_of_one_value_stop_the_run_and_a_few_do_not(tmp_path: Path) -> None:
+    write_classes(tmp_path, count=10)
+    for at in range(8):
+        Image.new("RGB", (8, 8), (at, 0, 0)).save(tmp_path / "a" / f"flat{at}.png")
+    assert any("8 of 28 images have one colour" in line for line in folder(tmp_path).load().remarks)
+    for at in range(30):
+        Image.new("RGB", (8, 8), (at, 1, 0)).save(tmp_path / "b" / f"flat{at}.png")
+    data = folder(tmp_path)
+    with pytest.raises(InputError, match="38 of 58 images have one colour in all their pixels: .* src.describe"):
+        data.load()
+    assert any("38 of 58 images" in line for line in data.inspect().remarks)
+
+
+def test_black_drawings_on_nothing_are_seen(tmp_path: Path) -> None:
+    for label, name in enumerate("ab"):
+        for at in range(6):
+            alpha = Image.new("L", (8, 8), 0)
+            alpha.putpixel((at, label), 255)
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.merge("RGBA", [Image.new("L", (8, 8))] * 3 + [alpha]).save(tmp_path / name / f"{at}.png")
+    splits = folder(tmp_path, background=255).load()
+    assert splits.train.images.amin((1, 2, 3)).tolist() == [0] * len(splits.train)
+    assert splits.train.images.amax((1, 2, 3)).tolist() == [255] * len(splits.train)
+    with pytest.raises(InputError, match="12 of 12 images have one colour"):
+        folder(tmp_path, background=0).load()
+
+
+def test_deep_greys_have_the_range_of_the_training_images_in_the_input_contract(tmp_path: Path) -> None:
+    for part, top in (("train", 4000), ("test", 5000)):
+        for name in "ab":
+            for at in range(5):
+                values = np.linspace(500, top - at - 10 * "ab".index(name), 64).reshape(8, 8).astype(np.uint16)
+                (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(tmp_path / part / name / f"{at}.png")
+    splits = folder(tmp_path, channels=1).load()
+    assert splits.preparation.pixel_range == (500, 4000)
+    assert splits.train.images.max() == 255
+    assert splits.train.images.min() == 0
+    assert any("500 becomes black and 4000 white" in line for line in splits.remarks)
+    assert folder(tmp_path, channels=1, pixel_range=[0, 65535]).inspect().train.images.max() == 16
+
+
+def test_height_and_width_need_not_be_equal(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    assert folder(tmp_path, height=12, width=20).load().image_shape == (3, 12, 20)
+    assert folder(tmp_path, side=16, width=24).load().image_shape == (3, 16, 24)
+
+
+def test_a_users_own_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_classes(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DNNC_DATA", str(tmp_path / "elsewhere"))
+    assert folder(Path("data")).load().classes == ("a", "b")

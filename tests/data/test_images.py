@@ -180,6 +180,21 @@ def test_the_image_shape_is_channels_height_width() -> None:
     assert frames().load().image_shape == (2, 4, 5)
 
 
+def test_published_images_are_brought_to_a_size_and_stay_the_same_data() -> None:
+    parts = drawn(60, seed=1, channels=1), drawn(20, seed=2, channels=1)
+    own, padded = Frames(*parts).load(), Frames(*parts, height=8, width=16, fit="pad").load()
+    assert padded.image_shape == (1, 8, 16)
+    assert torch.equal(padded.train.images[:, :, 2:6, 5:10], own.train.images)
+    assert int(padded.train.images.sum()) == int(own.train.images.sum())
+    assert padded.checksum == own.checksum
+    assert padded.preparation.fit == "pad"
+
+
+def test_a_size_below_eight_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="height must be at least 8 pixels, and is 7"):
+        frames(height=7)
+
+
 # Checking -----------------------------------------------------------------------------------------
 
 
@@ -287,21 +302,22 @@ def test_one_label_for_each_image_is_needed() -> None:
 # Where data lies ----------------------------------------------------------------------------------
 
 
-def test_dnnc_data_replaces_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert data_root("data") == Path("data")
+def test_dnnc_data_names_the_folder_if_the_user_names_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert data_root(None) == Path("data")
     monkeypatch.setenv("DNNC_DATA", str(tmp_path))
-    assert data_root("data") == tmp_path
-    assert frames(root="data").root == tmp_path
+    assert data_root(None) == tmp_path
+    assert frames(root=None).root == tmp_path
 
 
-def test_a_folder_that_was_named_is_not_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DNNC_DATA", str(tmp_path / "elsewhere"))
-    assert frames(root=str(tmp_path)).root == tmp_path
+@pytest.mark.parametrize("named", ["data", "elsewhere"])
+def test_a_folder_that_was_named_is_not_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str) -> None:
+    monkeypatch.setenv("DNNC_DATA", str(tmp_path))
+    assert frames(root=named).root == Path(named)
 
 
 def test_an_empty_dnnc_data_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNNC_DATA", "")
-    assert data_root("data") == Path("data")
+    assert data_root(None) == Path("data")
 
 
 def test_the_tilde_is_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

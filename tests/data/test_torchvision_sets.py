@@ -50,8 +50,8 @@ def write_mnist(root: Path, name: str = "MNIST") -> dict[str, np.ndarray]:
     return written
 
 
-def mnist(root: Path, dataset: str = "MNIST", **settings: Any) -> TorchvisionData:
-    return TorchvisionData(dataset=dataset, root=str(root), **{**SETTINGS, **settings})
+def mnist(root: Path | None, dataset: str = "MNIST", **settings: Any) -> TorchvisionData:
+    return TorchvisionData(dataset=dataset, root=str(root) if root else None, **{**SETTINGS, **settings})
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ def test_pixels_and_labels_are_read_as_published(tmp_path: Path, dataset: str) -
 def test_dnnc_data_names_the_folder_of_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_mnist(tmp_path)
     monkeypatch.setenv("DNNC_DATA", str(tmp_path))
-    assert len(mnist(Path("data")).load().test) == 10
+    assert len(mnist(None).load().test) == 10
 
 
 def test_colour_arrays_become_channels_first() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.contracts import Compressed, Context
 from src.deploy.onnx_export import OPSET, export_onnx
 from src.deploy.onnx_fusing import drop_clamps, level_channels, use_integer_products, use_unsigned_activations
-from tests.deploy.conftest import CARD, CONF, Quantized, images, settled
+from tests.exported import CARD, CONF, Quantized, images, settled
 
 
 def model_of(nodes: list[onnx.NodeProto], stored: dict[str, np.ndarray], shape: list[int]) -> onnx.ModelProto:

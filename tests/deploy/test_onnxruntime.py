@@ -14,7 +14,7 @@ import torch
 from src.contracts import InputError
 from src.deploy.onnxruntime import OnnxRuntime
 from src.metrics.graph import macs, parameters, peak_activation_bytes
-from tests.deploy.conftest import CARD, Exported, Quantized, cnn, export, images
+from tests.exported import CARD, Exported, Quantized, cnn, export, images
 from tests.processor import SATURATES, exact_logits
 
 CPU = OnnxRuntime(provider="CPUExecutionProvider", stored="float32")

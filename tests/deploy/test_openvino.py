@@ -13,8 +13,20 @@ from torch import nn
 from src.contracts import InputError, StoredWeight
 from src.deploy.openvino import OpenVino
 from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
-from tests.deploy.conftest import CARD, Exported, Quantized, cnn, export, images
-from tests.deploy.test_onnx_export import MACS, PARAMETERS, PEAKS, Reading, halved, shuffled
+from tests.exported import (
+    CARD,
+    MACS,
+    PARAMETERS,
+    PEAKS,
+    Exported,
+    Quantized,
+    Reading,
+    cnn,
+    export,
+    halved,
+    images,
+    shuffled,
+)
 from tests.processor import SATURATES
 
 FLOAT = OpenVino(stored="float32", inference="float32")

@@ -16,7 +16,7 @@ from src.contracts import InputError, Lowered, Target
 from src.metrics.agreement import agreement
 from src.metrics.graph import integer_macs, macs, parameters, peak_activation_bytes
 from src.metrics.size import size_bytes
-from tests.deploy.conftest import CARD, NETS, Quantized, images
+from tests.exported import CARD, NETS, Quantized, images
 from tests.plans import experiment, plan
 from tests.processor import BF16, SATURATES
 

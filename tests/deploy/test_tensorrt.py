@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from src.contracts import InputError
 from src.deploy.onnxruntime import OnnxRuntime
 from src.deploy.tensorrt import TensorRt, build
-from tests.deploy.conftest import CARD, Quantized, cnn, export, images, residual
+from tests.exported import CARD, Quantized, cnn, export, images, residual
 
 TARGET = TensorRt()
 

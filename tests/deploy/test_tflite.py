@@ -17,8 +17,7 @@ from src.contracts import Compressed, Context, InputError, StoredWeight
 from src.deploy.tflite import TfLite
 from src.methods.quantize_int8 import QuantizeInt8
 from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
-from tests.deploy.conftest import CARD, NETS, Exported, Quantized, cnn, export, images, settled
-from tests.deploy.test_onnx_export import MACS, PARAMETERS, PEAKS
+from tests.exported import CARD, MACS, NETS, PARAMETERS, PEAKS, Exported, Quantized, cnn, export, images, settled
 
 pytest.importorskip("litert_torch")
 FLOAT = TfLite(stored="float32", dynamic_batch=False)

@@ -15,8 +15,7 @@ from src.contracts import InputError, StoredWeight
 from src.deploy.torch_program import TorchProgram
 from src.device.runtimes import make_floats_of_weights
 from src.metrics.graph import macs, parameters
-from tests.deploy.conftest import CARD, NETS, Quantized, cnn, export, images
-from tests.deploy.test_onnx_export import MACS
+from tests.exported import CARD, MACS, NETS, Quantized, cnn, export, images
 
 FLOATS, HALVES = TorchProgram(stored="float32"), TorchProgram(stored="float16")
 

@@ -20,7 +20,7 @@ from src.contracts import InputError
 from src.deploy.torch_program import TorchProgram
 from src.device.exported_program import SIZE, check_program, is_operator_of_tensors
 from src.device.runtimes import RefusedError, load
-from tests.deploy.conftest import CARD, cnn, images
+from tests.exported import CARD, cnn, images
 
 GRAPH = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"

@@ -89,7 +89,24 @@ def test_refusals_are_said_once() -> None:
     assert refusals([refused, refused]) == ["Not exportable: int8: target.tflite: no such operator"]
 
 
+def test_a_file_that_its_runtime_refused_has_a_line_without_figures() -> None:
+    refused = Refused("small", "openvino", "target.openvino: it broke", failed=True)
+    *_, line = table([Entry(row())], [refused, refused])
+    assert cells(line)[:2] == ["small", "openvino"]
+    assert set(cells(line)[2:]) == {"-", "REFUSED"}
+    assert refusals([refused]) == ["Refused: small: target.openvino: it broke"]
+
+
 def test_the_docs_list_every_column_as_it_is_declared() -> None:
     text = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
     missing = [line for line in columns_as_markdown() if line not in text.splitlines()]
     assert not missing, "docs/results.md lacks these lines:\n" + "\n".join(missing)
+
+
+def test_an_accuracy_that_rests_on_frequent_classes_is_said() -> None:
+    lines = remarks([row(accuracy=0.999, balanced_accuracy=0.5)])
+    assert lines == [
+        "Balanced accuracy, in which rare classes count as much as frequent ones, is 50.00 % for "
+        "baseline.onnxruntime.onnx, and not 99.90 %."
+    ]
+    assert remarks([row(accuracy=0.9, balanced_accuracy=0.88), row(balanced_accuracy=None)]) == []

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from src.contracts import DataSplits, Epoch
-from src.display.terminal import Bar, Console, only_ours, shown
+from src.contracts import DataSplits, Epoch, ImageSet
+from src.display.terminal import Bar, Console, contents, only_ours, shown
 
 
 def test_what_libraries_print_goes_to_the_log_and_ours_to_the_terminal(
@@ -39,7 +40,7 @@ def test_verbose_leaves_everything_on_the_terminal(tmp_path: Path) -> None:
     assert not (tmp_path / "run.log").exists()
 
 
-def test_a_run_is_said_in_two_lines(splits: DataSplits) -> None:
+def test_a_run_is_said_in_three_lines(splits: DataSplits) -> None:
     out = io.StringIO()
     console = Console(out, "")
     console.begin("prune", "pruned", "cnn", splits, 3)
@@ -48,7 +49,8 @@ def test_a_run_is_said_in_two_lines(splits: DataSplits) -> None:
     console.end(3.0, False)
     assert out.getvalue() == (
         "prune: cnn on shapes (80 images of 3x16x16), seed 3\n"
-        "pruned               baseline found again (01234567) - pruned compressed in 12 s, validation 75.00 % - "
+        + "".join(f"{line}\n" for line in contents(splits))
+        + "pruned               baseline found again (01234567) - pruned compressed in 12 s, validation 75.00 % - "
         "exported and measured in 3.0 s\n"
     )
 
@@ -59,7 +61,30 @@ def test_a_survey_says_what_it_does_in_its_first_member_only(splits: DataSplits)
         console = Console(out, prefix)
         console.begin("survey", "v", "cnn", splits, 0)
         console.end(1.0, True)
-    assert [line[:6] for line in out.getvalue().splitlines()] == ["survey", "[1/2] ", "[2/2] "]
+    said = [line[:7] for line in out.getvalue().splitlines() if line not in contents(splits)]
+    assert said == ["survey:", "[1/2] v", "[2/2] v"]
+    assert all(out.getvalue().count(line) == 1 for line in contents(splits))
+
+
+def test_the_first_lines_say_the_images_of_each_class_and_split_and_what_is_wrong_with_them() -> None:
+    def part(*labels: int) -> ImageSet:
+        return ImageSet(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), torch.tensor(labels))
+
+    train, validation, test = part(0, 0, 0, 1), part(0), part(1, 1)
+    data = DataSplits(
+        "x", ("ant", "bee"), train, validation, test, train, (0.0,), (1.0,), None, "", remarks=("no bee validates",)
+    )
+    assert contents(data) == [
+        "  train 4 + validation 1 + test 2; 2 classes: ant 3+1+0, bee 1+0+2",
+        "  no bee validates",
+    ]
+
+
+def test_of_many_classes_the_first_are_named_and_the_others_counted() -> None:
+    images = ImageSet(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), torch.arange(20))
+    names = tuple(f"c{at}" for at in range(20))
+    (line,) = contents(DataSplits("x", names, images, images, images, images, (0.0,), (1.0,), None, ""))
+    assert line.endswith("c11 1+1+1, and 8 more")
 
 
 def test_a_bar_hands_each_epoch_on_and_says_where_it_resumes() -> None:

@@ -57,7 +57,7 @@ def test_an_accuracy_without_a_baseline_and_a_variant_without_a_file_miss() -> N
     ("limit", "error", "says"),
     [
         ({"size_bytes": -5}, ValueError, "size_bytes must be more than 0, and is -5"),
-        ({"latency_ms": "fast"}, ValueError, "latency_ms must be a number, and is fast"),
+        ({"latency_ms": "fast"}, ValueError, "latency_ms must be a number, and is 'fast'"),
         ({"energy_uj": True}, ValueError, "energy_uj must be a number, and is True"),
         ({"size_mb": 1}, TypeError, "unexpected keyword argument 'size_mb'"),
     ],

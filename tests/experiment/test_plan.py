@@ -15,6 +15,7 @@ from src.command.composition import build_plan, composed
 from src.command.exits import CONF
 from src.contracts import DataSplits, ImageSet
 from src.training.recipe import Compute
+from tests.plans import plan
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 FROZEN = Path(__file__).parent / "frozen_identities.json"
@@ -31,14 +32,14 @@ def members(name: str) -> list[list[str]]:
 def identities(name: str, overrides: list[str]) -> dict[str, str]:
     """The identity of each stage, with machine, data, code and library versions held fixed."""
     resolved, chosen = composed([f"+experiment={name}", *overrides, "training.threads=1", "training.device=cpu"])
-    plan = replace(build_plan(resolved, chosen), compute=Compute("cpu", "float32", 1))
+    made = replace(build_plan(resolved, chosen), compute=Compute("cpu", "float32", 1))
     images = ImageSet(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     splits = DataSplits("data", ("a", "b"), images, images, images, images, (0.0,), (1.0,), None, "0" * 64)
     with pytest.MonkeyPatch.context() as fixed:
         fixed.setattr("src.experiment.plan.sources", lambda targets, alone=(): {"code": "0", "versions": {}})
         fixed.setattr("src.experiment.plan.machine", lambda: "a board")
-        stages = plan.stages(splits)
-        exports = [plan.export(target, stages[-1].identity, splits) for target in plan.targets]
+        stages = made.stages(splits)
+        exports = [made.export(target, stages[-1].identity, splits) for target in made.targets]
     return {stage.name: stage.identity for stage in [*stages, *exports]}
 
 
@@ -60,6 +61,12 @@ def test_every_config_says_in_a_line_what_it_is() -> None:
     for path in CONF.glob("*/*.yaml"):
         comments = [line for line in path.read_text().splitlines()[:2] if line.startswith("# ")]
         assert [line for line in comments if not line.startswith("# @package")], path
+
+
+def test_the_row_has_the_networks_own_name() -> None:
+    assert plan("model=timm", "model.name=mobilenetv3_small_050").model_name == "mobilenetv3_small_050"
+    assert plan("model=torchvision", "model.name=resnet18").model_name == "resnet18"
+    assert plan("model=small_cnn").model_name == "small_cnn"
 
 
 if __name__ == "__main__":  # python -m tests.experiment.test_plan writes the identities anew

@@ -38,6 +38,21 @@ def test_results_survive_writing_and_reading(tmp_path: Path) -> None:
     assert "schema" not in metrics  # DVC would show it
 
 
+def test_a_file_that_its_runtime_refused_is_a_row_without_figures(tmp_path: Path) -> None:
+    refused = Refused("small", "openvino", "target.openvino: it broke", failed=True)
+    results = replace(RESULTS, refused=(refused,))
+    for member in ("0_a", "1_b"):
+        (tmp_path / member).mkdir()
+        results.write(tmp_path / member)
+    assert Results.read(tmp_path / "0_a") == results
+    rows = json.loads((tmp_path / "0_a" / "results.json").read_text())["rows"]
+    known = {name: value for name, value in rows[-1].items() if value is not None}
+    assert known == {"variant": "small", "target": "openvino", "unavailable": {"artifact": refused.reason}}
+    assert set(rows[-1]) == set(rows[0])
+    assert write_survey(tmp_path, ["0_a", "1_b"]).refused == [refused]
+    assert json.loads((tmp_path / "survey.json").read_text())["rows"][-1]["accuracy"] is None
+
+
 def test_a_survey_has_each_row_once_with_what_it_varies(tmp_path: Path) -> None:
     for at, (overrides, seed) in enumerate(
         [(["method=a", "seed=0"], 0), (["method=b", "seed=0", "model=wide"], 0), (["method=b", "seed=1"], 1)]
@@ -163,6 +178,27 @@ def test_a_run_in_a_used_folder_removes_only_what_the_earlier_record_lists(tmp_p
     replace(RESULTS, rows=other, files=["baseline.onnx", "other.onnx"]).write(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"baseline.onnx", "other.onnx", "mine.xml", "notes.txt", "results.json", "metrics.json"}
+
+
+def test_a_run_in_the_folder_of_a_search_is_no_search_any_more(tmp_path: Path) -> None:
+    (tmp_path / "front.png").write_text("a picture of the user's own")
+    RESULTS.write(tmp_path)
+    assert (tmp_path / "front.png").exists()
+    for name in ("search.json", "front.png", "model_card.md", "search.db"):
+        (tmp_path / name).write_text("{}")
+    RESULTS.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "metrics.json", "search.db"}
+
+
+def test_a_run_in_a_folder_of_an_earlier_version_leaves_no_part_of_its_files(tmp_path: Path) -> None:
+    old = [replace(row(), artifact="baseline.openvino.xml"), replace(variant("small"), artifact="small.onnx")]
+    for name in ("baseline.openvino.xml", "baseline.openvino.bin", "small.onnx", "small.bin", "other.bin"):
+        (tmp_path / name).write_text(name)
+    replace(RESULTS, rows=old, files=[]).write(tmp_path)
+    new = [replace(row(), artifact="baseline.onnx")]
+    replace(RESULTS, rows=new, files=["baseline.onnx"]).write(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"small.bin", "other.bin", "results.json", "metrics.json"}
 
 
 def test_a_record_that_lists_what_is_no_file_of_the_folder_removes_nothing(tmp_path: Path) -> None:

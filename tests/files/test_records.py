@@ -48,8 +48,11 @@ def test_a_later_schema_is_refused_with_what_to_do(tmp_path: Path) -> None:
         (b"\xff", "invalid start byte"),
         (b"[]", "it holds no object"),
         (b'{"schema": "two"}', "its schema is 'two'"),
+        (b'{"rows": [{"a": 1, "a": 2}]}', 'the key "a" is there twice in one object'),
+        (b'{"accuracy": NaN}', "NaN is no number"),
+        (b'{"rows": ' + b"[" * 100_000, "it is nested too deeply"),
     ],
-    ids=["empty", "cut off", "no text", "a list", "a word"],
+    ids=["empty", "cut off", "no text", "a list", "a word", "twice", "nan", "deep"],
 )
 def test_a_damaged_record_is_named_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "r.json"

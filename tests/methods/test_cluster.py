@@ -137,3 +137,12 @@ def test_centroids_are_trained_under_teachers_by_adam(tmp_path: Path) -> None:
     base, row = experiment(plan("method=cluster", "training@method.fine_tune=fine_tune_adam_distilled"), tmp_path).run()
     assert row.identity != base.identity
     assert row.bits_per_weight == base.bits_per_weight == 32
+
+
+def test_two_weights_of_one_value_stay_together_though_all_others_are_alone() -> None:
+    """So few equal weights could be chance, where nothing says that they were clustered."""
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.0, 1.0, 1.0, 2.0]])
+    layer.weight.grad = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    SumOfMembers(layer, ["weight"]).after_backward(layer)
+    assert layer.weight.grad.tolist() == [[0.0, 5.0, 5.0, 4.0]]

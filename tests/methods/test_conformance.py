@@ -41,19 +41,9 @@ MORE = {("prune_hessian", "mobilenet"): ["method.distribution._target_=src.primi
 ALL = os.environ.get("CONFORMANCE") == "all"
 EVERY = [(method, model) for method in CHANGING for model in MODELS]
 SMALL = [name for name in MODELS if name != "mobilenet"]  # takes as long as the others together
-SAMPLE = [(method, SMALL[at % len(SMALL)]) for at, method in enumerate(CHANGING)]
+SAMPLE = [(method, SMALL[at % len(SMALL)]) for at, method in enumerate(CHANGING[::3])]
 PAIRS = [(first, second) for first in STEPS for second in STEPS if first not in ENDING]
-FEW = [
-    ("prune_magnitude", "cluster"),
-    ("prune_magnitude", "quantize_uniform"),
-    ("cluster", "prune_magnitude"),
-    ("cluster", "quantize_aware_int8"),
-    ("cluster", "quantize_uniform"),
-    ("prune_channels", "prune_magnitude"),
-    ("low_rank", "quantize_int8"),
-    ("low_rank", "low_rank"),
-    ("prune_magnitude", "low_rank"),
-]
+FEW = [("cluster", "prune_magnitude"), ("prune_channels", "prune_magnitude"), ("low_rank", "quantize_int8")]
 
 
 class Own(nn.Module):

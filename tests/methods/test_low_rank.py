@@ -13,6 +13,7 @@ from src.contracts import DataSplits, NoEffectError
 from src.methods.low_rank import LowRank, factorise
 from src.primitives.ranks import Energy, Fixed
 from tests.methods.examples import context
+from tests.primitives.foreign import Timmish
 
 
 class Net(nn.Module):
@@ -80,5 +81,27 @@ def test_a_forward_that_uses_the_weight_of_a_factorised_layer_is_refused(splits:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images) + self.fc.weight.sum()
 
-    with pytest.raises(ValueError, match="does not run"):
+    with pytest.raises(ValueError, match=r"uses the weights of fc in another way .* add fc\.weight to ignored"):
         low_rank(Fixed(rank=4)).compress(UsesWeight().eval(), context(splits))
+
+
+def test_a_layer_whose_class_is_not_exactly_the_known_one_is_left_alone_and_named(splits: DataSplits) -> None:
+    made = low_rank(Fixed(rank=2)).compress(Timmish().eval(), context(splits))
+    assert made.structure == {"ranks": {"stem": 2, "fc": 2}}
+    assert set(made.left_alone) == {"middle", "hidden"}
+    assert made.left_alone["middle"].startswith("SamePadding may compute something else")
+
+
+def test_a_grouped_convolution_is_named_as_such(splits: DataSplits) -> None:
+    made = low_rank(Fixed(rank=2)).compress(Net().eval(), context(splits))
+    assert made.left_alone == {"depthwise": "its channels are grouped"}
+
+
+def test_a_weight_that_a_function_takes_besides_its_layer_is_refused_though_the_network_runs(
+    splits: DataSplits,
+) -> None:
+    """``fc`` is a plain layer with a hook that computes something else of its input and weight."""
+    model = Net().eval()
+    model.fc.register_forward_hook(lambda layer, inputs, output: output + layer.in_features)
+    with pytest.raises(ValueError, match="uses the weights of fc in another way"):
+        low_rank(Fixed(rank=4)).compress(model, context(splits))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from src.primitives.distributions import Layerwise
 from src.primitives.schedules import Cubic, OneShot
 from tests.methods.examples import Net, context, prune, recipe
 from tests.plans import experiment, plan
+from tests.primitives.foreign import IMAGE, Lists, Recurrent, Timmish
 
 
 def zeros(model: nn.Module) -> dict[str, int]:
@@ -158,3 +160,17 @@ def test_the_validation_accuracy_on_record_is_that_of_the_weights_kept(tmp_path:
         record = made.store.find(row.identity)
         assert record is not None
         assert record["validation_accuracy"] == pytest.approx(row.accuracy_validation, abs=1 / 29)
+
+
+@pytest.mark.parametrize("build", [Timmish, Lists, Recurrent], ids=["subclasses", "lists", "gru"])
+def test_a_mask_holds_for_every_use_of_a_parameter_while_the_network_is_trained(build: type[nn.Module]) -> None:
+    from src.methods import _nncf
+    from src.primitives.operands import operator_weights
+
+    torch.manual_seed(0)
+    model = build().eval()
+    masked = _nncf.attach_masks(copy.deepcopy(model), operator_weights(model, IMAGE))
+    masks = {name: torch.rand(mask.shape) < 0.5 for name, mask in _nncf.masks_of(masked).items()}
+    _nncf.set_masks(masked, masks)
+    with torch.no_grad():
+        assert torch.equal(masked(IMAGE), _nncf.bake_masks(masked, model)(IMAGE))

@@ -24,6 +24,7 @@ from src.primitives.tying import tie_channels
 from src.training.losses import CrossEntropy
 from tests.methods.examples import recipe
 from tests.plans import experiment, plan
+from tests.primitives.foreign import Lists, Recurrent, Shuffle, Standardized, Timmish, Transformer
 from tests.primitives.networks import IMAGE, NETWORKS, Joined, Plain, seeded
 
 
@@ -394,23 +395,48 @@ class Shuffled(Plain):
 
 
 @pytest.mark.parametrize(
-    ("build", "named"), [(Transposed, "one, two"), (Fixed, "two"), (Shuffled, "one")], ids=lambda x: str(x)
+    ("build", "named"),
+    [(Transposed, {"one", "two"}), (Fixed, {"two"}), (Shuffled, {"one"})],
+    ids=["transposed", "fixed", "shuffled"],
 )
-def test_a_use_of_channels_that_does_not_survive_is_refused_with_the_layers_to_ignore(
-    build: type[nn.Module], named: str
-) -> None:
+def test_layers_whose_channels_cannot_go_are_left_alone_and_named(build: type[nn.Module], named: set[str]) -> None:
     model = seeded(build)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("nothing may be trained")
-
-    with pytest.raises(ValueError, match=f"without channels of {named}: .* add these layers to ignored"):
-        method(fine_tune=recipe()).compress(model, context(never))
+    before = copy.deepcopy(model.state_dict())
+    if len(named) == 2:
+        with pytest.raises(ValueError, match="cannot be reached: 0.000 is the most.*; one, two must keep all channels"):
+            method().compress(model, context())
+    else:
+        made = method(sparsity=0.2).compress(model, context())
+        assert set(made.left_alone) == named
+        assert "without some of their channels" in made.left_alone[min(named)]
+        assert set(removed(made)) == {"one", "two"} - named
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    other = {"one, two": None, "two": "one", "one": "two"}[named]
-    if other:
-        assert set(removed(method(ignored=[named], sparsity=0.2).compress(seeded(build), context()))) == {other}
+
+
+@pytest.mark.parametrize(
+    ("build", "sparsity", "gone", "alone"),
+    [
+        (Recurrent, 0.2, {"one"}, {"two"}),
+        (Shuffle, 0.3, {"inner", "last"}, {"stem", "outer"}),
+        (Transformer, 0.2, {"patches", "proj", "down", "up"}, {"qkv"}),
+        (Timmish, 0.5, {"stem", "middle", "hidden"}, set()),
+        (lambda: Timmish(Standardized), 0.2, {"middle", "hidden"}, {"stem"}),
+    ],
+    ids=["gru", "shuffle", "attention", "subclasses", "standardized"],
+)
+def test_networks_of_other_people_lose_channels_where_they_can_and_name_the_layers_that_cannot(
+    build: Any, sparsity: float, gone: set[str], alone: set[str]
+) -> None:
+    made = method(sparsity=sparsity).compress(seeded(build), context())
+    assert set(removed(made)) == gone
+    assert set(made.left_alone) == alone
+    assert made.model(torch.cat([IMAGE, IMAGE])).shape == (2, 10)
+
+
+def test_a_network_none_of_whose_channels_can_go_is_refused_with_the_names() -> None:
+    says = r"cannot be reached: 0\.000 is the most.*; streams\.0, streams\.1, streams\.2 must keep all channels"
+    with pytest.raises(ValueError, match=says):
+        method(sparsity=0.3).compress(seeded(Lists), context())
 
 
 # In an experiment ---------------------------------------------------------------------------------

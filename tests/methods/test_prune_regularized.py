@@ -11,7 +11,7 @@ import torch
 from src.contracts import InputError
 from src.methods.prune_regularized import PruneRegularized
 from src.primitives.schedules import OneShot
-from tests.methods.examples import recipe
+from tests.methods.examples import Net, recipe
 from tests.plans import experiment, plan
 
 
@@ -71,11 +71,11 @@ def test_gates_of_useless_weights_close_first() -> None:
             return self.fc(x.flatten(1))
 
     torch.manual_seed(0)
-    held = _nncf.attach_gates(Net(), torch.zeros(1, 1, 4, 5))
+    held = _nncf.attach_gates(Net(), ["fc.weight"])
     method = PruneRegularized(
         sparsity=0.5, schedule=OneShot(), strength=0.05, swing=20.0, ignored=[], fine_tune=recipe()
     )
-    penalty = _nncf.density_penalty(held, 0.05)
+    penalty = _nncf.DensityPenalty(held, 0.05)
     callback = _LogitUpdate(method, ["fc.weight"], penalty)
     optimizer = torch.optim.SGD([held.get_parameter("fc.weight"), held.get_parameter("fc.bias")], lr=0.5)
     held.train()
@@ -91,3 +91,21 @@ def test_gates_of_useless_weights_close_first() -> None:
         callback.after_step(held, (step + 1) / 300)
     logits = _nncf.logits_of(held)["fc.weight"].detach()
     assert float(logits[:, :10].mean()) > float(logits[:, 10:].mean()) + 1
+
+
+def test_the_penalty_and_its_gradient_are_nncfs_to_the_bit() -> None:
+    from nncf.torch.function_hook.pruning.rb.losses import RBLoss
+
+    from src.methods import _nncf
+
+    gated = _nncf.attach_gates(Net(), ["conv.weight", "fc.weight"])
+    with torch.no_grad():
+        for logits in _nncf.logits_of(gated).values():
+            logits.copy_(torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)))
+    ours, theirs = _nncf.DensityPenalty(gated, 0.07), RBLoss(gated, target_ratio=0.0, p=0.07)
+    for sparsity in (0.0, 0.3, 0.81):
+        ours.aim(sparsity)
+        theirs.target_ratio = sparsity
+        assert torch.equal(ours(), theirs())
+        found = [torch.autograd.grad(penalty(), list(_nncf.logits_of(gated).values())) for penalty in (ours, theirs)]
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

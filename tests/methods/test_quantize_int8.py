@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 import torch
+from nncf.torch.function_hook.wrapper import get_hook_storage
 from torch import nn
 
 from src.contracts import Context, DataSplits
 from src.methods.quantize_int8 import QuantizeInt8
 from src.models.resnet import CifarResNet
 from tests.methods.examples import Net, context, prune
+from tests.primitives.foreign import Lists
 
 
 def test_weights_are_on_a_grid_of_255_steps_per_channel(splits: DataSplits) -> None:
@@ -66,3 +69,37 @@ def test_without_calibration_images_nothing_is_quantized(splits: DataSplits) -> 
     empty = Context([], given.loss, given.example_input, 0, given.fine_tune)
     with pytest.raises(ValueError, match="no calibration image"):
         QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None).compress(Net().eval(), empty)
+
+
+def test_layers_in_a_list_stay_in_float_by_name(splits: DataSplits) -> None:
+    """NNCF calls their operators by no name of theirs: layers are known by their weights."""
+    torch.manual_seed(0)
+    model = Lists().eval()
+
+    def quantized_weights(ignored: list[str]) -> int:
+        method = QuantizeInt8(bias_correction=False, ignored=ignored, fine_tune=None)
+        made = method.compress(copy.deepcopy(model), context(splits)).model
+        return sum(name.endswith("__1.0") for name, _ in get_hook_storage(made).named_hooks())
+
+    assert [quantized_weights(ignored) for ignored in ([], ["streams.2.*"], ["streams.*"])] == [5, 4, 2]
+
+
+@pytest.mark.parametrize("low", [-128, -127, 0])
+@pytest.mark.parametrize("shape", [(1,), (3, 1)])
+def test_the_rounding_of_a_gpu_is_nncfs_and_so_are_its_gradients(low: int, shape: tuple[int, ...]) -> None:
+    from nncf.torch.quantization.reference import torch_executor
+
+    from src.methods import _nncf
+
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(3, 40, generator=generator).requires_grad_(True)
+    scale = (torch.rand(shape, generator=generator) + 0.5).requires_grad_(True)
+    gradient, high = torch.randn(3, 40, generator=generator), 127
+    lowest = (scale * (low / high)).detach()
+    limits = (values.detach(), lowest, scale.detach() - lowest, high - low + 1)
+    found = _nncf._Rounding.apply(values, scale, low, high)
+    torch.testing.assert_close(found, torch_executor.forward(*limits))
+    found.backward(gradient)
+    on_values, _, on_scale = torch_executor.backward(gradient, *limits, low, high)
+    torch.testing.assert_close(values.grad, on_values)
+    torch.testing.assert_close(scale.grad, on_scale.sum_to_size(shape), rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.contracts import DataSplits, InputError
-from src.methods.quantize_uniform import QuantizeUniform
-from src.primitives.quantizers import Affine, Symmetric
+from src.contracts import Context, DataSplits, InputError
+from src.methods.quantize_uniform import QuantizeUniform, WeightGrid
+from src.primitives.allocations import HessianTrace, UnderBudget
+from src.primitives.quantizers import Affine, GridFit, Symmetric
 from tests.methods.examples import Net, context
 from tests.plans import experiment, plan
 
@@ -78,6 +80,18 @@ def test_one_symmetric_bit_says_that_it_undoes_zeros() -> None:
     assert "zeros" in quantize(bits=1).undoes
     assert not quantize(bits=2).undoes
     assert not quantize(bits=1, grid=Affine(per_channel=True, candidates=1)).undoes
+
+
+def test_an_allocation_says_which_bits_a_weight_can_get_and_a_plain_function_need_not(splits: DataSplits) -> None:
+    def all_the_same(model: nn.Module, names: Sequence[str], grid: GridFit, context: Context) -> dict[str, int]:
+        return dict.fromkeys(names, 3)
+
+    limits: dict[str, Any] = {"size_bytes": None, "compression_ratio": 8, "cost": HessianTrace(draws=1)}
+    assert "zeros" in quantize(bits=UnderBudget(choices=[1, 4], **limits)).undoes
+    assert not quantize(bits=UnderBudget(choices=[2, 4], **limits)).undoes
+    assert not quantize(bits=all_the_same).undoes
+    quantized = quantize(bits=all_the_same).compress(Net().eval(), context(splits)).model
+    assert {grid.bits for grid in quantized.modules() if isinstance(grid, WeightGrid)} == {3}
 
 
 def test_the_file_holds_integers_and_is_smaller(tmp_path: Path) -> None:

@@ -79,3 +79,9 @@ def test_a_session_is_given_arrays(batches: Batches) -> None:
 
     assert file_accuracy(session, batches, 4) == accuracy(as_logits, batches, 4)
     assert shapes == [(np.ndarray, (4, 1, 2, 2), np.float32), (np.ndarray, (2, 1, 2, 2), np.float32)]
+
+
+def test_balanced_accuracy_counts_a_rare_class_as_much_as_a_frequent_one() -> None:
+    """1,000 images of a class that is always hit, one of a class that never is, none of a third."""
+    found = Accuracy(1000 / 1001, (1.0, 0.0, None))
+    assert found.balanced == 0.5

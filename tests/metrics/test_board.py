@@ -10,7 +10,7 @@ import pytest
 from src.contracts import NotExportableError, Precision, Runtime
 from src.deploy.onnxruntime import OnnxRuntime
 from src.metrics.board import Board
-from tests.deploy.conftest import CARD, TARGETS, cnn, images
+from tests.exported import CARD, TARGETS, cnn, images
 
 ANY = Board(name="any", memory_bytes=None, weights_in_memory=True, storage_bytes=None, runtimes=None, arithmetic=None)
 TARGET = TARGETS["onnxruntime"]

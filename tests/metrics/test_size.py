@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.metrics.size import parts_of, sha256, size_bytes, size_gzip_bytes
-from tests.deploy.conftest import TARGETS
+from tests.exported import TARGETS
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from torch.nn.functional import relu
 
 from src.models.resnet import CifarResNet
 from src.primitives.folding import NORMS, fold, fold_batch_norm, foldable_pairs
+from tests.primitives.foreign import IMAGE, NormAct, SamePadding, Standardized, Timmish
 from tests.primitives.networks import settled
 
 
@@ -200,3 +201,27 @@ def test_looking_for_pairs_leaves_no_hook_behind() -> None:
     net = settled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
     assert foldable_pairs(net, images(1, 3, 8, 8)) == [("0", "1")]
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_of_a_norm_with_an_activation_the_activation_stays() -> None:
+    torch.manual_seed(0)
+    model = settled(Timmish())
+    folded = copy.deepcopy(model)
+    assert fold_batch_norm(folded, IMAGE) == [("stem", "norm")]
+    assert [type(child) for child in folded.norm.children()] == [nn.ReLU]  # type: ignore[union-attr]
+    assert torch.allclose(folded(IMAGE), model(IMAGE), atol=1e-5)
+    again = fold(copy.deepcopy(model), [("stem", "norm")])
+    assert torch.equal(again(IMAGE), folded(IMAGE))
+
+
+@pytest.mark.parametrize(("kind", "folds"), [(SamePadding, True), (Standardized, False)])
+def test_a_convolution_with_a_forward_of_its_own_folds_if_it_takes_its_weight_as_it_is(
+    kind: type[nn.Conv2d], folds: bool
+) -> None:
+    torch.manual_seed(0)
+    model = settled(nn.Sequential(kind(3, 8, 3), NormAct(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)))
+    folded = copy.deepcopy(model)
+    pairs = fold_batch_norm(folded, IMAGE)
+    assert pairs == [*([("0", "1")] if folds else []), ("2", "3")]
+    assert type(folded[0]) is kind  # type: ignore[index]
+    assert torch.allclose(folded(IMAGE), model(IMAGE), atol=1e-5)

@@ -21,6 +21,7 @@ from src.primitives.folding import fold_batch_norm
 from src.primitives.relevance import Relevance, RelevanceMagnitude
 from src.training.losses import CrossEntropy
 from tests.plans import experiment, plan
+from tests.primitives.foreign import IMAGE, Transformer
 
 EPSILON = 1e-9
 
@@ -337,3 +338,8 @@ def test_pruning_by_relevance_is_exact(tmp_path: Path) -> None:
     layers = record["layers"]
     pruned = sum(round(layer["sparsity"] * layer["parameters"]) for layer in layers)
     assert pruned == round(0.8 * sum(layer["parameters"] for layer in layers))
+
+
+def test_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="relevance cannot be propagated through attention; choose other scores"):
+        relevance()(Transformer().eval(), ["fc.weight"], context(IMAGE, torch.tensor([0])))

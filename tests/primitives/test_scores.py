@@ -26,6 +26,7 @@ from src.primitives.scores import (
     taylor_scores,
 )
 from src.training.losses import CrossEntropy
+from tests.primitives.foreign import IMAGE, Transformer
 
 NAMES = ["one.weight", "two.weight"]
 
@@ -247,3 +248,19 @@ def test_what_needs_images_refuses_to_score_without(criterion: Callable[[], Scor
     empty = Context([], CrossEntropy(label_smoothing=0.0), IMAGES[:1], 0, lambda *_, **__: None)
     with pytest.raises(ValueError, match="there is no calibration image to score by"):
         criterion()(net(), NAMES, empty)
+
+
+def test_curvature_of_a_network_with_attention_can_be_estimated() -> None:
+    """Fused attention has no second derivative: the plain one is taken."""
+    torch.manual_seed(0)
+    model = Transformer()
+    scores = Hessian(draws=1)(
+        model, ["qkv.weight", "up.weight"], context(IMAGE.repeat(3, 1, 1, 1), torch.tensor([0, 1, 2]))
+    )
+    assert all(bool(score.isfinite().all()) and bool((score > 0).any()) for score in scores.values())
+
+
+def test_a_network_without_a_second_derivative_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.Hardsigmoid(), nn.Linear(4, 3)).double()
+    with pytest.raises(ValueError, match="the network has no second derivative .*; choose other scores"):
+        Hessian(draws=1)(model, ["1.weight"], context(IMAGES, LABELS))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from src.primitives.channels import FROZEN, Side, Ties
 from src.primitives.tying import tie_channels
+from tests.primitives.foreign import Recurrent, Shuffle
 from tests.primitives.networks import IMAGE, NETWORKS, Joined, Normalized, Plain, seeded
 
 
@@ -139,3 +140,16 @@ def test_a_network_that_cannot_be_traced_is_refused_with_the_reason() -> None:
 
     with pytest.raises(ValueError, match=r"cannot follow the network's channels \(KeyError: 'nothing here'\)"):
         tie_channels(Broken(), IMAGE)
+
+
+def test_layers_that_feed_something_not_understood_are_named_and_ignored_ones_are_not() -> None:
+    recurrent = tie_channels(seeded(Recurrent), IMAGE)
+    assert recurrent.not_followed == ("two",)
+    assert set(recurrent.groups) == {"one"}
+    assert tie_channels(seeded(NETWORKS["resnet"]), IMAGE, {"conv"}).not_followed == ()
+    assert tie_channels(seeded(Recurrent), IMAGE, {"two"}).not_followed == ()
+
+
+def test_a_channel_shuffle_freezes_what_it_shuffles_and_nothing_else() -> None:
+    ties = tie_channels(seeded(Shuffle), IMAGE)
+    assert {"inner", "last"} <= set(ties.groups)

@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from src.contracts import InputError
-from src.study.attributes import ATTEMPTS, REASON
+from src.study.attributes import ATTEMPTS, DEFINITION, LATEST_SCHEMA, REASON, SCHEMA, STUDY_ID
 from src.study.claims import Claims, fail, finished_trials, open_study, storage_errors_explained
 
 # A worker whose trials take a while; what each one chose and did is written down in order.
@@ -66,6 +66,7 @@ def work_alone(folder: Path, trials: int) -> list[float]:
             study.tell(trial, choose(trial))
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_trial_and_double_none(tmp_path: Path) -> None:
     trials, kills = 24, 10
     (tmp_path / "killed").mkdir()
@@ -140,6 +141,25 @@ def test_a_trial_whose_workers_are_killed_fails_in_the_end(tmp_path: Path) -> No
     (only,) = finished_trials(study)
     assert only.state is TrialState.FAIL
     assert only.user_attrs[REASON] == "its worker was killed 2 times"
+
+
+def test_a_new_study_stores_its_schema(tmp_path: Path) -> None:
+    study_in(tmp_path)
+    assert study_in(tmp_path).user_attrs[SCHEMA] == LATEST_SCHEMA
+
+
+def test_a_study_of_an_earlier_version_which_stores_no_schema_is_continued(tmp_path: Path) -> None:
+    earlier = optuna.create_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="s")
+    earlier.set_user_attr(STUDY_ID, "of an earlier version")
+    earlier.set_user_attr(DEFINITION, {"seed": 1})
+    assert study_in(tmp_path, seed=1).user_attrs[STUDY_ID] == "of an earlier version"
+
+
+def test_a_study_of_a_later_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    study_in(tmp_path, seed=1).set_user_attr(SCHEMA, LATEST_SCHEMA + 1)
+    for definition in ({"seed": 1}, {"seed": 2}):
+        with pytest.raises(InputError, match=r"^the search called s in sqlite.* is of schema 2, .* up to 1: update"):
+            study_in(tmp_path, **definition)
 
 
 def test_first_points_come_first_and_failures_count(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def pruned(sparsity: float) -> Point:
 
 def test_what_a_trial_leaves_in_the_study_keeps_its_keys(tmp_path: Path) -> None:
     study = run(tmp_path, {"prune": False, "prune.sparsity": 0.5}, pruned(0.5), pruned(0.8), pruned(0.9))
-    assert set(study.user_attrs) == {"id", "asked", "begun"}
+    assert set(study.user_attrs) == {"id", "asked", "begun", "schema"}
     assert study.user_attrs["asked"] == {"seed": 0}
     alone, whole, stopped, failed = (trial.user_attrs for trial in finished_trials(study))
     assert set(whole) == {"point", "values", "accuracies", "busy_s", "spent_s"}

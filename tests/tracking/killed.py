@@ -34,8 +34,8 @@ def log_everything(root: Path, used: Tracker, name: str) -> None:
     described = RunDescription(
         "digits", "prune", "small_cnn", 0, DATA, {"seed": 0}, "python -m src.run", folder, root / "search"
     )
-    close_earlier(root / "search")
-    close_earlier(folder)
+    close_earlier(root / "search", root / "artifacts")
+    close_earlier(folder, root / "artifacts")
     run = GuardedRun.start(used, described, root / "artifacts", name)
     run.epoch("baseline", Epoch(0, 1.5, 0.5, 0.6, 0.1, 2.0, 1.7e9))
     run.epoch("baseline", Epoch(1, 1.0, 0.7, 0.8, 0.1, 2.0, 1.7e9 + 2))
@@ -43,7 +43,7 @@ def log_everything(root: Path, used: Tracker, name: str) -> None:
     write_text(folder / "results.json", "{}")
     run.rows(rows, folder)
     run.finish("FINISHED")
-    search = GuardedSearch.of(used, root / "search")
+    search = GuardedSearch.of(used, root / "search", root / "artifacts")
     search.trials(TRIALS)
     write_text(root / "search" / "search.json", "{}")
     search.register(Registration("shapes-net", rows[1], rows, "size_bytes", {}, "python", None, {}))

@@ -42,7 +42,7 @@ def test_a_survey_is_a_parent_with_children_models_and_inputs(
     noted = client.get_run((survey / ".mlflow_parent").read_text().splitlines()[0])
     assert noted.info.status == "RUNNING"  # until the survey is over, even if all members are finished
     (survey / "survey.json").write_text("{}")
-    finish_survey(tracker(uri), survey, "FINISHED")
+    finish_survey(tracker(uri), survey, "FINISHED", tmp_path / "artifacts")
     assert [file.path for file in client.list_artifacts(noted.info.run_id)] == ["survey.json"]
     runs = {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
     parent = runs[f"{survey.parent.name} {survey.name}"]

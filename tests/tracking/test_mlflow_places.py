@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from src.contracts import DataSplits, Registration, TrackingError, TrialRecord
 from src.tracking.mlflow import MlflowTracker
+from src.tracking.mlflow_store import connect
 from tests.conftest import MakeStore
 from tests.tracking.rows import described, row
 
@@ -209,3 +210,12 @@ def test_the_address_of_the_environment_counts_unless_another_is_given(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     notes = tracker(uri).start(described(splits, tmp_path / "b", None, "b")).notes
     assert notes == [f"Tracked at tracking.uri={uri}; MLFLOW_TRACKING_URI=http://elsewhere does not count."]
+
+
+def test_a_new_store_may_lie_in_a_folder_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "o'b\"x"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    client, _ = connect("sqlite:///of_any_name.db")  # MLflow keeps stores by their address
+    (default,) = client.search_experiments()
+    assert default.artifact_location == f"{(folder / 'mlartifacts').as_uri()}/0"

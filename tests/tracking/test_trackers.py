@@ -124,14 +124,16 @@ def play_survey(played: Played, splits: DataSplits) -> None:
         folder.mkdir(parents=True)
     before = row(baseline, "baseline", accuracy=0.95)
     rows = [row(pruned, "baseline", accuracy=0.95), row(pruned, "prune", accuracy=0.9)]
-    finish_survey(played.tracker, survey, "FAILED")  # no member has opened a run: nothing is done
+    finish_survey(
+        played.tracker, survey, "FAILED", played.folder / "artifacts"
+    )  # no member has opened a run: nothing is done
     member(played, splits, survey, "baseline", [before], [0.6, 0.8])
     member(played, splits, survey, "prune", rows, [0.6, 0.8])
     member(played, splits, survey, "prune", rows, [])  # the same command again
     failed = played.tracker.start(described(splits, survey / "cluster", survey, "cluster"))
     failed.finish("FAILED")
     (survey / "survey.json").write_text("{}")
-    finish_survey(played.tracker, survey, "FINISHED")
+    finish_survey(played.tracker, survey, "FINISHED", played.folder / "artifacts")
 
 
 def play_search(played: Played, splits: DataSplits) -> None:

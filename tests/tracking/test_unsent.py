@@ -19,7 +19,7 @@ from src.files.owner import owning
 from src.tracking.guard import GuardedRun, GuardedSearch
 from src.tracking.jsonl import JsonLines
 from src.tracking.mlflow import MlflowTracker
-from src.tracking.unsent import UNSENT, journals_in, journals_of
+from src.tracking.unsent import UNSENT, Unsent, journals_in, journals_of
 from tests.conftest import MakeStore
 from tests.tracking.killed import TRIALS, kill_before, log_everything, tracker
 from tests.tracking.rows import described, row
@@ -105,11 +105,11 @@ def test_logging_that_is_killed_before_any_write_is_completed_and_nothing_is_dou
         root, uri = prepared(str(number))
         assert killed(lambda root=root, uri=uri, number=number: work(root, uri, number))
         if number % 2:  # by ``src.sync`` first, or at once by the same command
-            assert sync([], root / "artifacts") == 0
+            assert sync([], root / "artifacts")[0] == 0
         assert not killed(lambda root=root, uri=uri: work(root, uri, 0))
-        assert sync([], root / "artifacts") == 0
+        assert sync([], root / "artifacts")[0] == 0
         assert content(uri) == expected, number
-        assert journals_of(root / "artifacts") == ([], [])
+        assert journals_of(root / "artifacts") == Unsent([], [], [])
         shutil.rmtree(root)
 
 
@@ -125,7 +125,7 @@ def test_a_run_whose_results_are_complete_is_completed_by_sync_alone(mlflow_stor
     assert killed(work)
     before = content(uri)
     assert ([run["status"] for run in before["runs"]], before["models"][0][1]) == (["RUNNING", "RUNNING"], "PENDING")
-    assert sync([], tmp_path / "artifacts") == 0
+    assert sync([], tmp_path / "artifacts")[0] == 0
     after = content(uri)
     statuses = {run["name"]: run["status"] for run in after["runs"]}
     assert statuses == {"prune small_cnn seed 0": "FINISHED", f"{tmp_path.name} search": "KILLED"}
@@ -137,13 +137,16 @@ def test_a_run_whose_results_are_complete_is_completed_by_sync_alone(mlflow_stor
     assert member["latest"]["accuracy"] == 0.8
 
 
+@pytest.mark.slow
 def test_lines_that_are_cut_off_anywhere_are_completed_and_nothing_is_doubled(tmp_path: Path) -> None:
-    def logged(root: Path, cut: int | None) -> list[dict[str, Any]]:
+    def logged(root: Path, at: int | None = None, kept: int = 0) -> list[dict[str, Any]]:
+        """The events; if ``at`` is given, of a file that was cut off in that line, with ``kept`` bytes of it left."""
         file = root / "tracking.jsonl"
         root.mkdir()
         log_everything(root, JsonLines(uri=str(file)), "jsonl")
-        if cut is not None:
-            file.write_bytes(file.read_bytes()[:cut])
+        if at is not None:
+            lines = file.read_bytes().splitlines(keepends=True)
+            file.write_bytes(b"".join(lines[:at]) + lines[at][:kept])
             (root / "search" / ".mlflow_parent").write_text((root / "search" / ".mlflow_parent").read_text())
             log_everything(root, JsonLines(uri=str(file)), "jsonl")
         return [json.loads(line) for line in file.read_text().splitlines()]
@@ -154,17 +157,12 @@ def test_lines_that_are_cut_off_anywhere_are_completed_and_nothing_is_doubled(tm
         lines = [[e["event"], *(e.get(key) for key in identifying)] for e in events if e["event"] in kinds]
         return sorted(lines, key=str)
 
-    whole = logged(tmp_path / "whole", None)
-    ends = [0]
-    for line in (tmp_path / "whole" / "tracking.jsonl").read_bytes().splitlines(keepends=True):
-        ends += [ends[-1] + len(line)]
-    for at, (start, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
-        if at == 0:
-            continue  # the survey's own line was written before its folder named it
-        for cut in (start, start + 3, end - 2, end - 1):
-            events = logged(tmp_path / f"{at} {cut}", cut)
+    whole = logged(tmp_path / "whole")
+    for at in range(1, len(whole)):  # the first, the survey's own, was written before its folder named it
+        for kept in (0, 3, -2, -1):
+            events = logged(tmp_path / f"{at} {kept}", at, kept)
             assert [each["event"] for each in events][-1] == "survey_finished"
-            assert shown(events) == shown(whole), (at, cut)
+            assert shown(events) == shown(whole), (at, kept)
 
 
 def start(used: MlflowTracker | JsonLines, splits: DataSplits, folder: Path, survey: Path | None = None) -> GuardedRun:
@@ -178,39 +176,35 @@ def statuses(uri: str) -> list[str]:
 
 
 def test_runs_without_a_living_owner_are_ended_and_others_are_left(
-    mlflow_store: MakeStore, splits: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mlflow_store: MakeStore, splits: DataSplits, tmp_path: Path
 ) -> None:
     uri = mlflow_store(tmp_path)
     used = MlflowTracker(uri=uri, system_metrics=False)
     start(used, splits, tmp_path / "dead").epoch("baseline", EPOCH)  # and killed
     start(used, splits, tmp_path / "alive")
     with owning(tmp_path / "alive"):
-        assert sync([], tmp_path / "artifacts") == 0
-        assert capsys.readouterr().out == f"Sent 1 earlier run to {uri}\n"
+        waits = f"{tmp_path / 'alive'} is at work; what it logs is sent when it has ended."
+        assert sync([], tmp_path / "artifacts") == (0, [f"Sent 1 earlier run to {uri}", waits])
         assert statuses(uri) == ["KILLED", "RUNNING"]
-    assert sync([tmp_path / "alive"], tmp_path / "nowhere") == 0
+    assert sync([tmp_path / "alive"], tmp_path / "artifacts")[0] == 0
     assert statuses(uri) == ["KILLED", "KILLED"]
-    assert sync([], tmp_path / "artifacts") == 0
-    assert capsys.readouterr().out.endswith("Nothing is left to send.\n")
+    assert sync([], tmp_path / "artifacts") == (0, ["Nothing is left to send."])
     ended = [run.info.end_time for run in MlflowClient(uri).search_runs(["1"])]
     assert all(ended)
 
 
-def test_a_journal_whose_folder_is_gone_is_said_once(
-    splits: DataSplits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_journal_whose_folder_is_gone_is_said_once(splits: DataSplits, tmp_path: Path) -> None:
     start(JsonLines(uri=str(tmp_path / "tracking.jsonl")), splits, tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
-    sync([], tmp_path / "artifacts")
-    assert "gone is gone, and with it what the tracking store lacks of it.\n" in capsys.readouterr().out
-    sync([], tmp_path / "artifacts")
-    assert capsys.readouterr().out == "Nothing is left to send.\n"
+    _, lines = sync([], tmp_path / "artifacts")
+    assert any(line.endswith("gone is gone, and with it what the tracking store lacks of it.") for line in lines)
+    assert sync([], tmp_path / "artifacts") == (0, ["Nothing is left to send."])
 
 
 def test_a_project_that_was_moved_still_knows_what_is_unsent(splits: DataSplits, tmp_path: Path) -> None:
     start(JsonLines(uri=str(tmp_path / "tracking.jsonl")), splits, tmp_path / "old" / "run")
     (tmp_path / "old").rename(tmp_path / "new")
-    assert sync([], tmp_path / "new" / "artifacts") == 0
+    assert sync([], tmp_path / "new" / "artifacts")[0] == 0
     events = [json.loads(line) for line in (tmp_path / "tracking.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["run_started", "run_resumed", "run_finished"]
     assert events[-1]["status"] == "KILLED"
@@ -231,9 +225,9 @@ def test_what_a_store_did_not_take_is_sent_later_with_its_figures(
         run.finish("FINISHED")
     assert run.failure is not None
     assert statuses(uri) == ["FAILED"]  # what lacks something is not FINISHED
-    assert [journal.folder for journal in journals_of(tmp_path / "artifacts")[0]] == [folder]
+    assert [journal.folder for journal in journals_of(tmp_path / "artifacts").journals] == [folder]
     for _ in range(2):
-        for journal in journals_in(folder):
+        for journal in journals_in(folder, tmp_path / "artifacts"):
             journal.send(MlflowTracker(uri=uri, system_metrics=False))
     (logged,) = MlflowClient(uri).search_runs(["1"])
     assert (logged.info.status, logged.data.metrics["accuracy"]) == ("FINISHED", 0.9)
@@ -255,7 +249,7 @@ def test_a_run_that_could_neither_be_opened_nor_closed_is_closed_later(
         with pytest.raises(TrackingError, match="the disk of the server is full"):
             start(MlflowTracker(uri=uri, system_metrics=False), splits, tmp_path / "run")
     assert statuses(uri) == ["RUNNING"]
-    assert sync([], tmp_path / "artifacts") == 0
+    assert sync([], tmp_path / "artifacts")[0] == 0
     assert statuses(uri) == ["FAILED"]
 
 
@@ -270,10 +264,10 @@ def test_the_trials_of_a_killed_search_are_sent(splits: DataSplits, tmp_path: Pa
     file, survey = tmp_path / "tracking.jsonl", tmp_path / "search"
     used = JsonLines(uri=str(file))
     start(used, splits, survey / "baseline", survey).finish("FINISHED")
-    search = GuardedSearch.of(used, survey)
+    search = GuardedSearch.of(used, survey, survey / "artifacts")
     search.search = GuardedSearch(used.search(tmp_path))  # fails: no search is there
     search.trials(TRIALS)
-    assert sync([survey], tmp_path) == 0
+    assert sync([survey], survey / "artifacts")[0] == 0
     events = [json.loads(line) for line in file.read_text().splitlines()]
     assert [event["number"] for event in events if event["event"] == "trial"] == [0, 1]
     assert [event["status"] for event in events if event["event"] == "survey_finished"] == ["KILLED"]

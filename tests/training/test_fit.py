@@ -13,11 +13,12 @@ from torch import nn
 
 from src.contracts import DataSplits, Epoch, InputError, StepCallback
 from src.data.batches import TensorBatches, evaluation_batches
-from src.training.callbacks import EpochCheckpoint
+from src.training.callbacks import EpochCheckpoint, KeepBest
 from src.training.fit import Fitted, fit
 from src.training.losses import CrossEntropy
 from src.training.rates import WarmupCosine
 from src.training.recipe import Compute, Recipe
+from tests.odd_networks import AsksForItsVersion
 
 
 class Listener:
@@ -214,3 +215,10 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         EpochCheckpoint(tmp_path / "c.ckpt").on_train_epoch_end(trainer, trainer)
     assert (tmp_path / "c.ckpt").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["c.ckpt"]
+
+
+def test_the_best_weights_are_restored_where_layers_ask_for_their_version() -> None:
+    best, model = KeepBest(), AsksForItsVersion(3)
+    best.weights = {name: torch.ones_like(value) for name, value in model.state_dict().items()}
+    best.restore(model)
+    assert all(bool((value == 1).all()) for value in model.state_dict().values())

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from src.contracts import Lowered, ModelCard, StoredWeight
 from src.deploy.onnxruntime import OnnxRuntime
 from src.metrics.agreement import agreement, departs_at
-from tests.deploy.conftest import CARD, NETS, TARGETS, Quantized, images
+from tests.exported import CARD, NETS, TARGETS, Quantized, images
+from tests.odd_networks import Decides
 from tests.processor import SATURATES
 
 
@@ -21,7 +22,8 @@ def test_differences_are_those_of_the_logits() -> None:
 
     def session(shown):  # type: ignore[no-untyped-def]
         logits = shown.reshape(len(shown), -1).copy()
-        logits[0, 1] += 10  # of two images the first is seen as another class
+        if len(logits) == 2:
+            logits[0, 1] += 10  # of two images the first is seen as another class
         return logits
 
     shown = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 0.0]]).view(2, 3, 1, 1)
@@ -29,6 +31,21 @@ def test_differences_are_those_of_the_logits() -> None:
     assert found.classes == 0.5
     assert found.largest == 10
     assert found.mean == pytest.approx(10 / 6)
+    assert found.range == 3
+
+
+def test_images_are_run_alone_too_since_a_network_may_decide_by_its_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, shown = Decides(3).eval(), images(200, 16) + 0.5
+    shown[::4] -= 1  # dark images, which the network negates if they come alone
+    path = tmp_path / "model.onnx"
+    TARGETS["onnxruntime"].export(model, shown[1:2], path, ModelCard(("a",), (3, 16, 16), (0,), (1,), ""), {})
+    session = TARGETS["onnxruntime"].load(path)
+    with torch.no_grad():
+        alone = torch.cat([model(image[None]) for image in shown[:32]]).argmax(1)
+    same = float((torch.from_numpy(session(shown[:32].numpy())).argmax(1) == alone).float().mean())
+    assert same < 1
+    assert agreement(session, model, [shown]).classes == pytest.approx(same)
 
 
 @pytest.mark.parametrize("target", TARGETS)
