@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 
-.PHONY: run pipeline test slow conformance lint format bench lock clean
+.PHONY: run pipeline test slow conformance lint format site bench lock clean
 
 run: $(INSTALLED)
 	@$(BIN)/python -m src.run +experiment=digits_quickstart
@@ -14,9 +14,9 @@ run: $(INSTALLED)
 pipeline: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-# All but what is slow and rarely breaks.
+# All but what is slow and rarely breaks, and the methods' conformance, which make conformance runs whole.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" --ignore tests/methods/test_conformance.py
 
 # The rest of the tests: whole commands that are killed, begun twice, or changed by somebody.
 slow: $(INSTALLED)
@@ -35,6 +35,11 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation site, in site/: pages that are written from the code first; a warning fails.
+site: $(INSTALLED)
+	$(BIN)/python docs/build.py
+	$(BIN)/zensical build --clean --strict
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.training
@@ -58,6 +63,8 @@ $(INSTALLED): requirements.lock
 	@# Byte code is compiled once, here: each process that has to do it by itself loses ten seconds and more.
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install -q --require-hashes --no-build-isolation --compile-bytecode -r requirements.lock || \
 		$(BIN)/python -m pip install -q --require-hashes --no-build-isolation --no-deps -r requirements.lock  # where only pip knows the package index
+	@# The project itself, as it stands in this folder: dnn-compress, and src for notebooks elsewhere.
+	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation --no-index --editable .
 	@# NNCF compiles its operators for training in INT8 once, for a minute; without a compiler it uses slower ones.
 	@$(BIN)/python -c "import src; from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader as ops; ops.load()"
 	@touch $@

@@ -18,13 +18,13 @@ space.prune.choose.sparsity.hardest=0.9  sampler@search.sampler=random  workers=
 
 
 def main() -> int:
-    if help.wanted():
-        print(help.help_text(USAGE, ("search", "space", "sampler")))
-        return exits.DONE
     return exits.run_command(_run)
 
 
 def _run() -> int:
+    if help.wanted():
+        print(help.help_text(USAGE, ("search", "space", "sampler")))
+        return exits.DONE
     from src.command.search_job import run_search
 
     return run_search()

@@ -18,13 +18,13 @@ sensitivity.sparsity=[0.5,0.9]  sensitivity.bits=[2,4,8]  sensitivity.clusters=[
 
 
 def main() -> int:
-    if help.wanted():
-        print(help.help_text(USAGE, ("experiment", "data", "model", "training")))
-        return exits.DONE
     return exits.run_command(_run)
 
 
 def _run() -> int:
+    if help.wanted():
+        print(help.help_text(USAGE, ("experiment", "data", "model", "training")))
+        return exits.DONE
     from src.command.analysis import analyse_job
     from src.command.jobs import run_job
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from absl import logging as absl_logging
 from hypothesis import settings
 
 from src.contracts import DataSplits
@@ -26,6 +28,10 @@ MakeStore = Callable[[Path], str]
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("repeatable")
+
+# Hydra closes every handler of logging, and absl's closes its stream unless that is the process's own: here it would be
+# the file that pytest captures all output in.
+absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 # Files of few and long tests, which run whole commands: they come first, so that no worker is left alone with one.

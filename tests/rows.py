@@ -23,6 +23,7 @@ def row(**changes: Any) -> Row:
         "size_bytes": 1_000_000,
         "compression_ratio": 1.0,
         "size_gzip_bytes": 900_000,
+        "size_packed_bytes": 700_000,
         "latency_ms_p50": 0.5,
         "latency_ms_p95": 0.6,
         "latency_ms_p99": 0.7,

@@ -92,6 +92,7 @@ def test_a_text_that_calls_itself_onnx_is_no_model(commands: Commands, tmp_path:
     assert "text.onnx cannot be loaded by ONNX Runtime" in said.err
 
 
+@pytest.mark.slow
 def test_a_run_says_how_its_files_run_and_what_they_are_faster_by(commands: Commands) -> None:
     _, folder = commands.run("method=quantize_int8", *FAST)
     base, row = rows_of(folder)

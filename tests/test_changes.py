@@ -250,9 +250,10 @@ def a_sampler(copy: Path) -> None:
 
 
 def the_tables_format(copy: Path) -> None:
-    before = "    return aligned(lines, left=3)\n"
     replaced(
-        copy / "src/display/tables.py", before, '    return [f"| {' + "' | '.join(line)" + '} |" for line in lines]\n'
+        copy / "src/display/tables.py",
+        "    return aligned(lines, left=sum(column.name in WORDS for column in shown))\n",
+        '    return [f"| {' + "' | '.join(line)" + '} |" for line in lines]\n',
     )
 
 

@@ -304,6 +304,12 @@ def test_dvc_reads_a_stage_for_each_method_and_each_depends_on_its_own_composed_
         assert (CONF / "method" / Path(name).name).is_file()
 
 
+def test_every_stage_depends_on_the_code_that_its_command_imports() -> None:
+    for name, stage in yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"].items():
+        rooms = {"src/command", "src/contracts", "src/files", "src/pipeline.py"}
+        assert "src" in stage["deps"] or rooms <= set(stage["deps"]), name
+
+
 def test_dvc_composes_once_and_keeps_what_was_composed_if_a_name_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_run_writes_rows_whose_numbers_are_those_of_the_files(commands: Comman
     assert "Warning" not in said.out + said.err
 
 
+@pytest.mark.slow
 def test_the_same_run_is_found_again_and_a_refresh_makes_it_anew(commands: Commands) -> None:
     arguments = ["method=quantize_int8", *FAST]
     _, first = commands.run(*arguments)
@@ -131,6 +132,7 @@ def test_a_missed_budget_exits_with_4_and_says_by_how_much(commands: Commands) -
     assert said.code == 0
 
 
+@pytest.mark.slow
 def test_a_failed_member_does_not_stop_the_others(commands: Commands) -> None:
     said, folder = commands.run("-m", "method=baseline,chain,quantize_int8", *FAST)
     assert said.code == 1
@@ -254,6 +256,7 @@ def test_a_network_that_cannot_be_exported_is_refused_before_training(commands: 
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_the_chain_of_the_docs_runs(commands: Commands, tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "methods" / "README.md").read_text()
     (tmp_path / "conf" / "experiment").mkdir(parents=True)

@@ -176,6 +176,7 @@ def test_if_workers_fail_the_search_finishes_alone(commands: Commands) -> None:
     assert len(written(commands)["trials"]) == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_ends_the_command_that_started_it(commands: Commands) -> None:
     alone = ["hydra.mode=MULTIRUN", "worker=0", f"hydra.sweep.dir={commands.folder}/workers", "hydra/launcher=basic"]
     said = search(commands, "search.storage=postgresql://127.0.0.1:1/none", *alone)
@@ -183,6 +184,7 @@ def test_an_error_of_a_worker_ends_the_command_that_started_it(commands: Command
     assert "does not answer" in said.err
 
 
+@pytest.mark.slow
 def test_a_hopeless_budget_is_refused_before_any_training(untrained: Commands) -> None:
     said = search(untrained, "budget.size_bytes=100", *TWO_STEPS)
     assert said.code == 2
@@ -213,6 +215,7 @@ def test_latency_on_a_target_that_another_runtime_stands_in_for_is_refused(untra
     assert "whose times say nothing of it" in said.err
 
 
+@pytest.mark.slow
 def test_if_nothing_keeps_the_budget_the_nearest_is_named(commands: Commands) -> None:
     said = search(commands, "budget.accuracy_drop=-0.9")
     assert said.code == 4

@@ -18,6 +18,8 @@ LAST_NAMES = {
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
 INERT = "src/models/checkpoints.py"  # subclasses pickle's reader so that it finds no class and no function
 KNOWN = {
+    ("src/coding/graph.py", "onnx.load"),  # protocol buffers
+    ("src/__main__.py", "importlib.import_module"),  # one of the commands that lie beside it
     ("src/command/composition.py", "get_class"),  # conf/target
     ("src/command/environment.py", "importlib.util.find_spec"),  # of this project's own dependencies, not imported
     ("src/command/composition.py", "instantiate"),  # typed, in conf/, or checked by src.command.trust
@@ -67,6 +69,7 @@ def test_torch_reads_tensors_only_and_numpy_no_objects() -> None:
 # Calls that build a tracking store by a name and an address, and what the two come from.
 STORES = {
     ("src/command/composition.py", "build_tracker"),  # of tracker_of
+    ("src/command/calling.py", "tracker_of"),  # the program's own
     ("src/command/device_results.py", "tracker_of"),  # the bundle's record, compared with conf/tracking and --uri
     ("src/command/execution.py", "build_tracker"),  # the command's own config
     ("src/command/searching.py", "build_tracker"),

@@ -98,7 +98,9 @@ def _config(folder: Path, trust: bool) -> dict[str, Any]:
 def _data_checksum(results: Results, config: Mapping[str, Any]) -> str | None:
     baseline = next((row.identity for row in results.rows if row.variant == "baseline"), None)
     record = StageStore(Path(config["artifacts"])).record(baseline) if baseline is not None else None
-    return record["spec"]["checksum"] if record else None
+    spec = record.get("spec") if record else None
+    checksum = spec.get("checksum") if isinstance(spec, dict) else None
+    return checksum if isinstance(checksum, str) else None
 
 
 def _tracked(results: Results) -> TrackedRun | None:

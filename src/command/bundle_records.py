@@ -55,8 +55,9 @@ class HostModel:
     images: int | None = None
 
     @classmethod
-    def from_row(cls, row: Row, tracked: TrackedRun | None, images: int) -> HostModel:
-        return cls({name: str(getattr(row, name)) for name in FACTS}, tracked, row.size_bytes, images)
+    def from_row(cls, row: Row, tracked: TrackedRun | None, size_bytes: int, images: int) -> HostModel:
+        """Take the columns of ``row``; its file, all parts together, has ``size_bytes`` in the bundle."""
+        return cls({name: str(getattr(row, name)) for name in FACTS}, tracked, size_bytes, images)
 
 
 @dataclass(frozen=True)

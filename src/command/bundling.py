@@ -163,6 +163,7 @@ def _model(file: MeasuredFile, sample: Sample, label: str) -> BundledModel:
     row = file.entry.row
     name = f"{sample.name}/{_as_file_name(label)}.{_as_file_name(row.target)}"
     files = {f"models/{name}/{part.name}": part.read_bytes() for part in file.parts}
+    size_bytes = sum(map(len, files.values()))  # not the row's, which may come from anybody
     manifest = {
         "name": name,
         "label": label,
@@ -175,10 +176,10 @@ def _model(file: MeasuredFile, sample: Sample, label: str) -> BundledModel:
         "model": row.model,
         "seed": row.seed,
         "sample": sample.name,
-        "size_bytes": sum(map(len, files.values())),
+        "size_bytes": size_bytes,
         "files": [{"file": each, "sha256": hashlib.sha256(held).hexdigest()} for each, held in files.items()],
     }
-    return BundledModel(manifest, files, HostModel.from_row(row, file.tracked, sample.images))
+    return BundledModel(manifest, files, HostModel.from_row(row, file.tracked, size_bytes, sample.images))
 
 
 def _order(manifest: Mapping[str, Any]) -> tuple[Any, ...]:

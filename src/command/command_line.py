@@ -18,6 +18,7 @@ OPTIONS = {
     **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
     **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun"), 1),
 }
+OWN = ("--plan", "--json")  # options of src.run, which takes them out before Hydra reads the rest
 CHOICES = {"--cfg": ("job", "hydra", "all"), "-c": ("job", "hydra", "all")}
 LISTS = ("target",)  # groups of which a run takes several files
 ADDED = ("experiment", "search")  # groups that are chosen with a plus
@@ -95,7 +96,7 @@ def _check_choice(name: str, value: str) -> None:
 def _no_option(option: str, value: str) -> str:
     """``--seed 1`` is written ``seed=1`` here, and ``--experiment x`` ``+experiment=x``."""
     name = option.lstrip("-").replace("-", "_")
-    near = nearest_one(option, list(OPTIONS))
+    near = nearest_one(option, [*OPTIONS, *OWN])
     if near is not None and not (CONF / name).is_dir():
         return f"There is no option {option}. Did you mean {near}?"
     key = f"+{name}" if name in ADDED else full_key(name)

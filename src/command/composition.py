@@ -21,6 +21,7 @@ OPTIONAL = {
     "data": ("height", "width", "interpolation", "crop", "fit", "background", "mixing"),
     "model": ("weights_key", "replace_head", "output"),
     "training": ("auxiliary_weight",),
+    "budget": ("size_packed_bytes",),
 }
 
 
@@ -78,7 +79,7 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
     from src.metrics.timing import Clock
     from src.training.recipe import Compute
 
-    source, model_config, model_name = _network(resolved["model"], chosen["model"])
+    source, model_config, model_name = network_of(resolved["model"], chosen["model"])
     training_config = set_values("training", resolved["training"])
     compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
     compute = build({"training": compute_config}, "training", Compute.resolve)
@@ -119,7 +120,7 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
     )
 
 
-def _network(config: dict[str, Any], choice: str) -> tuple[NetworkSource, dict[str, Any], str]:
+def network_of(config: dict[str, Any], choice: str) -> tuple[NetworkSource, dict[str, Any], str]:
     """The network of a ``model`` config, all that determines it beside the file of its weights, and what it is called.
 
     It is called as its library, its file or its class calls it, else as the file of conf/model, ``choice``.

@@ -1,7 +1,8 @@
 """How every command ends: its exit code, and one line for a mistake.
 
 Exit codes: 0 done; 1 a survey's member failed, a runtime refused a file, or an error of ours; 2 wrong input; 3 tracking
-failed, results kept; 4 done, but a given ``budget.*`` is missed; 130 interrupted.
+failed, results kept; 4 done, but a given ``budget.*`` is missed; 130 interrupted; 141 nobody reads the output
+(``| head``).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from src.command.environment import wrong_python
 from src.command.parents import end_with_starter
 from src.contracts import InputError, TrackingError, first_line
 
-CONF = Path(__file__).parent.parent.parent / "conf"
+SOURCE = Path(__file__).parent.parent
+CONF = next(folder for folder in (SOURCE / "conf", SOURCE.parent / "conf") if folder.is_dir())  # the first in a wheel
 FINE_TUNE = "; a file for a method's own training is given to it: training@method.fine_tune=fine_tune_adam"
-DONE, FAILED, WRONG_INPUT, TRACKING_FAILED, BUDGET_MISSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FAILED, WRONG_INPUT, TRACKING_FAILED, BUDGET_MISSED, INTERRUPTED, UNREAD = 0, 1, 2, 3, 4, 130, 141
 
 
 def run_command(task: Callable[[], int | None]) -> int:
@@ -39,7 +41,12 @@ def run_command(task: Callable[[], int | None]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # by itself Lightning waits for an epoch's end
     end_with_starter()
     try:
-        return task() or DONE
+        code = task() or DONE
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written when Python ends
+        return UNREAD
     except KeyboardInterrupt:
         print("Interrupted. The same command resumes at the last checkpoint.", file=sys.stderr)
         return INTERRUPTED

@@ -48,6 +48,13 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def taken(option: str) -> bool:
+    """Whether the command line has ``option``, which is taken out of it; Hydra reads the rest."""
+    has = option in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != option]
+    return has
+
+
 def count(text: str) -> int:
     """The type of an option that takes a whole number from 1."""
     if not re.fullmatch(r"0*[1-9]\d*", text):

@@ -44,7 +44,12 @@ def predict(file: Path, images: Sequence[Path], top: int, *, trust: bool = False
     target = target_of(file, trust=trust)
     card = target.read_card(file)
     pixels = np.concatenate([prepare(path, card) for path in images])
-    probabilities = softmax(target.load(file)(pixels).astype(np.float64))
+    logits = target.load(file)(pixels)
+    if logits.shape != (len(images), len(card.classes)):
+        raise InputError(
+            f"{file} is damaged: it names {len(card.classes)} classes, and gives {logits.shape[-1]} logits"
+        )
+    probabilities = softmax(logits.astype(np.float64))
     return [
         Prediction(path, [(card.classes[at], float(row[at])) for at in np.argsort(-row, kind="stable")[:top]])
         for path, row in zip(images, probabilities, strict=True)

@@ -14,8 +14,9 @@ import optuna
 from omegaconf import OmegaConf
 
 from src.command.composition import build, build_plan, build_tracker, composed
-from src.command.execution import execute, origin
+from src.command.execution import Origin, execute
 from src.command.exits import BUDGET_MISSED, DONE, TRACKING_FAILED
+from src.command.reporting import leave_report
 from src.command.search_job import SearchJob
 from src.command.syncing import close_earlier, kept_in
 from src.contracts import InputError, Row, Tracker, TrackingError
@@ -48,6 +49,7 @@ from src.study.summary import (
 )
 from src.study.trials import TrialRunner, shortened
 from src.study.workers import LOG, run_workers
+from src.tracking.comparing import decisive_figures
 from src.tracking.guard import GuardedSearch
 from src.tracking.provenance import git_commit, remarks
 
@@ -107,11 +109,15 @@ class Search:
             What the search found, and what was done in the registry of models.
         """
         registered: list[str] = []
+        figures: dict[str, float] = {}
         status = "FAILED"
         try:
             self._run_trials()
             outcome = self._measure_finalists()
             self._write(outcome)
+            for line in leave_report(self.job.folder):
+                self.console.line(line)
+            figures = decisive_figures(outcome.chosen_row) if outcome.chosen_row is not None else {}
             if outcome.chosen is not None:
                 registered = self.tracked.register(outcome.registration(git_commit()))
             status = "FINISHED"
@@ -119,7 +125,7 @@ class Search:
             status = "KILLED"
             raise
         finally:
-            self.tracked.finish(status, time_figures(self.study))
+            self.tracked.finish(status, {**figures, **time_figures(self.study)})
         return outcome, registered
 
     def report(self, outcome: Outcome, registered: Sequence[str]) -> int:
@@ -201,8 +207,9 @@ class Search:
         job = self.job
         write_text(job.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(job.resolved)))
         missed = [] if outcome.chosen is not None else [nearest_miss(self.study, self.runner.judge)]
+        origin = Origin(job.resolved, job.choices.get("tracking", "off"), job.command, job.overrides)
         results = Results(
-            **origin(self.plan, job.choices, self.tracker.uri, command=job.command, overrides=job.overrides),
+            **origin.fields(self.plan, self.tracker.uri),
             identity=outcome.identity,
             rows=outcome.rows,
             budget_missed=missed,

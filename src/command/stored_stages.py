@@ -9,9 +9,14 @@ from pathlib import Path
 
 from src.contracts import InputError
 from src.contracts.formats import size
+from src.device import schema
+from src.device.schema import LINE, Kind
 from src.display.tables import aligned
-from src.stages.store import StageStore, StoredStage
+from src.stages.store import RECORD, StageStore, StoredStage
 
+MADE = {"baseline": "model", "step": "method", "export": "target"}  # what the spec of each kind of stage names
+KIND = Kind(f"timing, {' or '.join(MADE)}", lambda value: isinstance(value, str) and value in ("timing", *MADE))
+LIST = Kind("a list", lambda value: isinstance(value, list))
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -39,16 +44,21 @@ def stages_in(root: Path) -> list[StoredStage]:
 
 
 def lines_of(stages: Sequence[StoredStage]) -> list[str]:
-    """A line for each stage, and one for all of them together."""
-    cells = []
+    """A line for each stage, one for each whose record is damaged, and one for all of them together."""
+    cells, damaged = [], []
     for stage in stages:
         age = datetime.datetime.now() - datetime.datetime.fromtimestamp(stage.used)
         runs = f"{len(stage.runs)} run{'s' * (len(stage.runs) != 1)}" if stage.runs else "no run"
-        cells.append([stage.identity, _kind_of(stage), size(stage.size_bytes), _age_text(age), runs])
+        try:
+            kind = _kind_of(stage)
+        except schema.InputError as error:
+            kind = "damaged"
+            damaged.append(f"{stage.identity}/{RECORD} is damaged: {error}")
+        cells.append([stage.identity, kind, size(stage.size_bytes), _age_text(age), runs])
     unnamed = [stage for stage in stages if not stage.runs]
     unnamed_size = f", {size(_bytes_of(unnamed))}" if unnamed else ""
     total = f"{len(stages)} stages, {size(_bytes_of(stages))}; {len(unnamed)} that no run names{unnamed_size}"
-    return [*aligned(cells, left=2), total]
+    return [*aligned(cells, left=2), *damaged, total]
 
 
 def shrink(root: Path, stages: Sequence[StoredStage], keep_bytes: float) -> Iterator[str]:
@@ -86,13 +96,16 @@ def _bytes_of(stages: Sequence[StoredStage]) -> int:
 
 
 def _kind_of(stage: StoredStage) -> str:
-    """A stage in a few words: what kind, and of what."""
+    """A stage in a few words: what kind, and of what; a ``schema.InputError`` if its record says what no stage does."""
     if stage.record is None:
         return "unfinished"
+    schema.check(stage.record, {"spec": {"kind": KIND}})
     spec = stage.record["spec"]
     if spec["kind"] == "timing":
+        schema.check(spec, {"exports": LIST}, "spec")
         return f"timing of {len(spec['exports'])} files"
-    made = {"baseline": "model", "step": "method", "export": "target"}[spec["kind"]]
+    made = MADE[spec["kind"]]
+    schema.check(spec, {made: {"_target_": LINE}}, "spec")
     return f"{spec['kind']} {spec[made]['_target_'].rpartition('.')[2]}"
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 HANDLER = "dnnc_plain"
 PLAIN = {"±": "+/-", "…": "...", "×": "x", "–": "-", "—": "-", "→": "->", "≥": ">=", "≤": "<=", "µ": "u"}
@@ -16,6 +20,21 @@ def write_anywhere() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a stream of a test or notebook may lack it
             stream.reconfigure(errors=HANDLER)
+
+
+@contextmanager
+def stdout_alone() -> Iterator[TextIO]:
+    """Yield stdout, and send all else that the block prints there, also from C++ and other processes, to stderr."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8") as alone:
+            yield alone
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from hydra.experimental.callback import Callback
 
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
     from src.experiment.results import Survey as Outcome
 
 MEMBERS = "DNNC_SURVEY_MEMBERS"  # handed on by the environment, so that members in other processes have it too
+PLAN = "DNNC_PLAN"  # the same: members say what they would do, and do nothing
 
 
 class Survey(Callback):
     """Hydra's callback of a multirun: counts the members before they start, and remembers where they are tracked."""
 
     folder: Path | None = None
+    rows_to: TextIO | None = None  # gets the rows as JSON lines
     tracking: dict[str, Any] | None = None
     artifacts: Path | None = None
 
@@ -53,10 +57,11 @@ class Survey(Callback):
         Survey.folder = Path(config.hydra.sweep.dir).absolute()
         Survey.tracking = OmegaConf.to_container(config.tracking, resolve=True)  # type: ignore[assignment]
         Survey.artifacts = Path(config.artifacts)
-        for line in close_earlier(Survey.folder, Survey.artifacts):
-            print(line)
-        begin_survey(Survey.folder)
-        forget_parent(Survey.folder)  # left by an earlier survey in the same folder
+        if PLAN not in os.environ:
+            for line in close_earlier(Survey.folder, Survey.artifacts):
+                print(line)
+            begin_survey(Survey.folder)
+            forget_parent(Survey.folder)  # left by an earlier survey in the same folder
         swept = dict(config.hydra.sweeper.get("params") or {})
         texts = [f"{key}={value}" for key, value in swept.items()]
         overrides = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(texts)}
@@ -80,11 +85,52 @@ def _members_at_once(launcher: Any, cores: int) -> int:
     return 1
 
 
-def run_experiments() -> int:
-    """Run the experiment, or the survey, that the command line describes; return the exit code."""
+def run_experiments(rows_to: TextIO | None = None) -> int:
+    """Run the experiment, or the survey, that the command line describes; return the exit code.
+
+    Args:
+        rows_to: Gets each result row as a JSON object on a line of its own; None for nobody.
+    """
     Survey.reset()
+    Survey.rows_to = rows_to
     with owned_folders():
         return _run_jobs()
+
+
+def plan_experiments() -> int:
+    """Say what ``run_experiments`` would do, and do nothing; return the exit code."""
+    Survey.reset()
+    os.environ[PLAN] = "1"
+    own = [word for word in sys.argv[1:] if not word.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv[1:] = [*own, f"hydra.run.dir='{folder}/run'", f"hydra.sweep.dir='{folder}/survey'"]
+        try:
+            with owned_folders():
+                codes, errors = run_jobs("config", _planned)
+        finally:
+            del os.environ[PLAN]
+    if errors:
+        raise errors[0]
+    return max(codes, default=DONE)
+
+
+def _planned(job: Job) -> int:
+    """Print what a run would do."""
+    from src.display.terminal import only_ours
+
+    resolved = job.resolved
+    with only_ours(job.folder / "run.log", verbose=resolved["verbose"]) as terminal:
+        from src.command.composition import build_plan
+        from src.experiment.making import prepare
+        from src.experiment.outlook import outlook
+        from src.stages.store import StageStore
+
+        plan = build_plan(resolved, job.choices)
+        store = StageStore(Path(resolved["artifacts"]), time.time() if resolved["refresh"] else None)
+        print(f"{_prefix(job)}{plan.name}: {plan.variant} of {plan.model_name}, seed {plan.seed}", file=terminal)
+        for line in outlook(plan, prepare(plan), store).lines():
+            print(line, file=terminal)
+    return DONE
 
 
 def _run_jobs() -> int:
@@ -165,7 +211,7 @@ def _experiment(job: Job) -> int:
             console.line(f"{results.tracking_error}. {kept_in(job.folder)}")
         if job.survey is None:
             notes = [*refusals([*results.not_exportable, *results.refused]), *results.budget_missed]
-            _show(console.line, results, notes, _written(job.folder, "", done.compare))
+            _show(terminal, results, notes, _written(job.folder, "", done.compare))
     return done.code
 
 
@@ -178,6 +224,7 @@ def _conclude(folder: Path) -> int:
     missing = int(os.environ.get(MEMBERS, 0)) - len(survey.members) - len(survey.failed)
     reasons = list(dict.fromkeys(failure.reason for failure in survey.failed))
     lost = [f"{missing} of {os.environ[MEMBERS]} members left no results."] if missing > 0 else []
+    unreported = _leave_report(folder) if survey.entries else []
     tracking_failure = _finish_tracking(folder, "FAILED" if survey.failed or lost else "FINISHED")
     if not survey.entries:
         for reason in [*reasons, *lost]:
@@ -187,10 +234,10 @@ def _conclude(folder: Path) -> int:
     notes = refusals([*survey.not_exportable, *survey.refused])
     notes += [f"Budget missed by {member}: {'; '.join(misses)}" for member, misses in survey.budget_missed.items()]
     notes += [f"Failed: {failure.member}: {failure.reason}" for failure in survey.failed]
-    notes += lost
+    notes += [*lost, *unreported]
     notes += [tracking_failure] if tracking_failure else []
-    written = _written(folder, f" (survey.json, {len(survey.members)} runs)", _tracker().compare)
-    _show(print, survey, notes, written)
+    written = _written(folder, f" (survey.json, {len(survey.members)} runs, report.html)", _page(folder))
+    _show(sys.stdout, survey, notes, written)
     if survey.failed or survey.refused or lost:
         return FAILED
     if survey.tracking_failed or tracking_failure:
@@ -204,15 +251,36 @@ def _finish_tracking(folder: Path, status: str) -> str | None:
     from src.contracts import TrackingError
     from src.display.terminal import only_ours
     from src.experiment.results import write_survey
+    from src.reporting.best import best
+    from src.tracking.comparing import decisive_figures
     from src.tracking.guard import finish_survey
 
-    write_survey(folder)
+    chosen = best(write_survey(folder).rows)
+    figures = decisive_figures(chosen) if chosen is not None else {}
     try:
         with only_ours(folder / "survey.log", verbose=False):
-            finish_survey(_tracker(), folder, status, Survey.artifacts or Path("artifacts"))
+            finish_survey(_tracker(), folder, status, Survey.artifacts or Path("artifacts"), figures)
     except TrackingError as error:
         return f"{error}. {kept_in(folder)}"
     return None
+
+
+def _leave_report(folder: Path) -> list[str]:
+    """Write the survey's report, with what libraries say in its log; a line if that fails."""
+    from src.command.reporting import leave_report
+    from src.display.terminal import only_ours
+
+    with only_ours(folder / "survey.log", verbose=False):
+        return leave_report(folder)
+
+
+def _page(folder: Path) -> str | None:
+    """What to open or type to compare the survey's members."""
+    from src.tracking.surveys import read_parent
+
+    tracker = _tracker()
+    parent = read_parent(folder, tracker.uri) if tracker.uri is not None else None
+    return tracker.page(parent.run_id if parent is not None else None)
 
 
 def _tracker() -> Tracker:
@@ -231,14 +299,16 @@ def _prefix(job: Job) -> str:
     return f"[{job.number + 1}/{os.environ.get(MEMBERS, '?')}] " if job.survey is not None else ""
 
 
-def _show(line: Callable[[str], None], results: Results | Outcome, notes: Sequence[str], written: str) -> None:
-    """The table, what could be misread in it, what fell short, and where it all is."""
-    from src.display.tables import remarks, table
+def _show(terminal: TextIO, results: Results | Outcome, notes: Sequence[str], written: str) -> None:
+    """The table, what could be misread in it, what fell short, and where it all is; the rows to whoever wants them."""
+    from src.display.tables import highlighted, remarks, table
     from src.tracking import provenance
 
     said = [*remarks(results.rows), *notes, *provenance.remarks()]
-    for text in ["", *table(results.entries, results.refused), "", *said, written]:
-        line(text)
+    for text in ["", *highlighted(table(results.entries, results.refused), terminal), "", *said, written]:
+        print(text, file=terminal)
+    for row in results.record()["rows"] if Survey.rows_to is not None else ():
+        print(json.dumps(row, ensure_ascii=False), file=Survey.rows_to, flush=True)
 
 
 def _written(folder: Path, content: str, compare: str | None) -> str:
@@ -246,4 +316,4 @@ def _written(folder: Path, content: str, compare: str | None) -> str:
     from src.display.terminal import shown
 
     where = f"Written: {shown(folder)}{content}"
-    return where if compare is None else f"{where}    Compare: {compare}"
+    return where if compare is None else f"{where}\nCompare: {compare}"

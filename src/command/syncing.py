@@ -33,18 +33,20 @@ class Report:
     Attributes:
         sent: The number that each store got.
         at_work: A line for each folder whose command is still at work.
+        changed: A line for each model that was changed after it was measured, so that its run is sent without it.
         left: A line for each journal, and each store, of which something was not sent.
     """
 
     sent: Counter[str] = field(default_factory=Counter)
     at_work: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
         """All of it for a person, each line once."""
         sent = [f"Sent {count} earlier run{'s' * (count != 1)} to {uri}" for uri, count in self.sent.items() if uri]
-        return [*sent, *dict.fromkeys([*self.at_work, *self.left])]
+        return [*sent, *dict.fromkeys([*self.changed, *self.at_work, *self.left])]
 
 
 def sync(
@@ -105,21 +107,23 @@ def send_earlier(artifacts: Path, uri: str | None, own_folder: Path) -> list[str
     found, report = journals_of(artifacts), Report()
     for_store = [each for each in found.journals if each.store.uri == uri and own not in (each.folder, each.survey)]
     _send(for_store, report)
-    return [*_gone_lines(found.gone), *found.lines, *Report(report.sent).lines]
+    return [*_gone_lines(found.gone), *found.lines, *Report(report.sent, changed=report.changed).lines]
 
 
 def close_earlier(folder: Path, artifacts: Path) -> list[str]:
     """Send what an earlier command, which is not at work any more, left in a folder that another one begins to use.
 
     Returns:
-        A line for each journal in the folder that is not sent, since no command of this project has listed it.
+        A line for each model that was changed after it was measured, and for each journal that is not
+        sent, since no command of this project has listed it.
     """
+    changed: list[str] = []
     for journal in journals_in(folder, artifacts):
         try:
-            _send_one(journal)
+            changed += _send_one(journal)
         except (TrackingError, InputError, OSError):  # it stays, and is sent later
             continue
-    return [_unlisted_line(path) for path in unlisted_in(folder, artifacts)]
+    return [*changed, *(_unlisted_line(path) for path in unlisted_in(folder, artifacts))]
 
 
 def kept_in(folder: Path) -> str:
@@ -209,7 +213,7 @@ def _send(journals: Sequence[Journal], report: Report, *, ended: bool = False) -
                 report.left.append(f"Not sent: {where} cannot be written ({error.strerror or error})")
                 continue
             try:
-                _send_one(journal)
+                report.changed += _send_one(journal)
                 report.sent[journal.store.uri] += 1
             except (TrackingError, InputError) as error:
                 failed.add(journal.store.uri)
@@ -218,22 +222,23 @@ def _send(journals: Sequence[Journal], report: Report, *, ended: bool = False) -
                 report.left.append(f"Not sent: {where}: {error.strerror or error}")
 
 
-def _send_one(journal: Journal) -> None:
-    """Send a journal, and clear ``tracking_error`` in the results of its run."""
+def _send_one(journal: Journal) -> list[str]:
+    """Send a journal, and clear ``tracking_error`` in the results of its run; return what ``Journal.send`` says."""
     if not journal.events:
         journal.remove()
-        return
+        return []
     failed = _results_of(journal)
     if failed is not None:
         replace(failed, tracking_error=None).write(journal.folder)
     try:
-        journal.send(_tracker(journal.store))
+        lines = journal.send(_tracker(journal.store))
     except (TrackingError, InputError):
         if failed is not None:
             failed.write(journal.folder)
         raise
     if failed is not None and journal.survey is not None:
         write_survey(journal.survey)
+    return lines
 
 
 def _results_of(journal: Journal) -> Results | None:

@@ -12,6 +12,7 @@ from src.contracts.data import (
     Mixing,
     Preparation,
     StaticBatches,
+    TrainingLoader,
 )
 from src.contracts.deploy import (
     Graph,
@@ -63,6 +64,7 @@ from src.contracts.training import (
     Recipe,
     StepCallback,
     TaughtLoss,
+    TrainingLoop,
     TrainingProgress,
 )
 
@@ -123,6 +125,8 @@ __all__ = [
     "TrackedSearch",
     "Tracker",
     "TrackingError",
+    "TrainingLoader",
+    "TrainingLoop",
     "TrainingProgress",
     "TrialRecord",
     "as_method",

@@ -69,6 +69,8 @@ class Preparation:
             and surrounds with 0.
         pixel_range: The values of a grey file of more than 8 bits that become 0 and 255; None takes the bit depth that
             the file declares.
+        own_depth: Whether a grey file that declares 9 to 15 bits is scaled by these, whatever ``pixel_range`` says;
+            true where the range was measured on the files that declare none.
 
     Raises:
         ValueError: A value is out of its range.
@@ -79,6 +81,7 @@ class Preparation:
     fit: str | None = None
     background: int | None = None
     pixel_range: tuple[float, float] | None = None
+    own_depth: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -159,6 +162,7 @@ class DataSplits:
         preparation: How files of images became these.
         mixing: Applied to training batches and their labels after ``augmentation``; None mixes nothing.
         remarks: Lines on what was read and how, and on what is wrong with it, for a person.
+        loader: A user's own training batches, drawn anew each epoch; None makes them of ``train``.
     """
 
     name: str
@@ -174,6 +178,7 @@ class DataSplits:
     preparation: Preparation = STRETCHED
     mixing: Mixing | None = None
     remarks: tuple[str, ...] = ()
+    loader: TrainingLoader | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -204,6 +209,14 @@ class EpochBatches(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class TrainingLoader(Protocol):
+    """What makes the training batches of a user's own loader."""
+
+    def __call__(self, seed: int, device: str) -> EpochBatches:
+        """The batches; what is random in them follows from ``seed`` and the epoch."""
+        ...
 
 
 @runtime_checkable

@@ -139,11 +139,13 @@ class Lowered:
         weights: Weights that the exporter is to store as integers, by parameter name; empty if operators for that are
             in the model.
         integer: Whether activations are integers, too, so that runtimes compute in integers.
+        integers: What the operators in the model make of its weights, by parameter name; they count in the packed size.
     """
 
     model: nn.Module
     weights: Mapping[str, StoredWeight]
     integer: bool
+    integers: Mapping[str, StoredWeight] = field(default_factory=dict)
 
 
 class QuantizingMethod(Method):

@@ -14,6 +14,7 @@ from src.contracts.deploy import Precision, Runtime
 from src.contracts.formats import Bytes, Number, Verdict, Words
 
 LEAST_AGREEMENT = 0.99  # of predicted classes with torch's; below it a file does not do what its model does
+WRONG = "WRONG"  # what the table says of a file below it
 PERCENT = Number("{:.2f}", scale=100, suffix=" %")
 POINTS = Number("{:+.2f}", scale=100)
 MILLISECONDS = Number("{:.3f}", suffix=" ms")
@@ -177,10 +178,25 @@ class Row:
         searched=True,
         compared=True,
     )
+    size_packed_bytes: int | None = column(
+        "bytes of the same weights in a packed file of the profile `fast` (docs/format.md), without the graph; null if "
+        "numba is not installed",
+        heading="packed",
+        unit="bytes",
+        format=BYTES,
+        direction="lower",
+        limit=Limit(
+            "size_packed_bytes",
+            "packed, the weights take {0:,} bytes, allowed are {1:,}",
+            "the weights were not packed",
+        ),
+        searched=True,
+        compared=True,
+    )
     latency_ms_p50: float | None = column(
         "median time of one image, `timing.threads` threads, warmed up until stable, while no other command of this "
         "machine measures; all files of a run are timed in turns, each in a process of its own",
-        heading="latency p50",
+        heading="latency",
         unit="ms",
         format=MILLISECONDS,
         direction="lower",
@@ -211,7 +227,7 @@ class Row:
         "them that are run alone if that is less; under 99 % the table says WRONG and the command warns",
         heading="file does",
         unit="share",
-        format=Verdict(LEAST_AGREEMENT, "agree", "WRONG"),
+        format=Verdict(LEAST_AGREEMENT, "agree", WRONG),
         direction="higher",
     )
     logit_difference_max: float = column("largest absolute difference of a logit on them", direction="lower")

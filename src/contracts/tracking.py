@@ -203,6 +203,10 @@ class Tracker:
         """The address to open, the command to type or the file to read to compare runs; None if there is no store."""
         return None
 
+    def page(self, run_id: str | None) -> str | None:
+        """Like ``compare``, but where a store has pages, with the page that compares ``run_id`` with others."""
+        return self.compare
+
     def start(self, run: RunDescription) -> TrackedRun:
         """Open a run. The first member of a survey or search also opens the parent run that its members share.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from src.contracts.data import EpochBatches
+
 KEEP = ("best", "last")
 AUXILIARY_WEIGHT = 0.3  # as in GoogLeNet, Szegedy et al. 2014, arXiv:1409.4842, section 5; Inception v3 has 0.4
 
@@ -19,6 +21,14 @@ class Loss(Protocol):
 
     def __call__(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         """The mean loss of a batch: ``logits [n, classes]``, ``labels [n]``, ``images [n, c, h, w]``."""
+        ...
+
+
+class TrainingLoop(Protocol):
+    """A training of the user's own."""
+
+    def __call__(self, model: nn.Module, train: EpochBatches, validation: EpochBatches) -> object:
+        """Train ``model`` in place; both loaders yield ``(images [b, c, h, w], labels [b])``, normalized."""
         ...
 
 

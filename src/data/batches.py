@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from src.contracts import Augmentation, DataSplits, ImageSet, Mixing
+from src.contracts import Augmentation, DataSplits, EpochBatches, ImageSet, Mixing
 
 
 def mixed_seed(seed: int, epoch: int) -> int:
@@ -128,8 +128,10 @@ class TensorBatches:
         return (images.to(torch.float32) - self._shift).mul_(self._scale)
 
 
-def training_batches(splits: DataSplits, batch_size: int, *, seed: int, device: str = "cpu") -> TensorBatches:
-    """Full batches of the training split, shuffled and augmented by (seed, epoch)."""
+def training_batches(splits: DataSplits, batch_size: int, *, seed: int, device: str = "cpu") -> EpochBatches:
+    """Full batches of the training split, shuffled and augmented by (seed, epoch); a user's loader has its own size."""
+    if splits.loader is not None:
+        return splits.loader(seed, device)
     return TensorBatches(
         splits.train,
         batch_size,

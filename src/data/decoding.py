@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from src.contracts import STRETCHED, InputError, Preparation, first_line
-from src.data.pixels import may_be_deep, read, value_range
+from src.data.pixels import Greys, may_be_deep, read, value_range
 from src.data.resizing import resized
 from src.files.checked import checksums
 from src.files.writing import replacing
@@ -104,13 +104,17 @@ def decode_images(
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def range_of(paths: Sequence[Path]) -> tuple[float, float] | None:
-    """The one range of grey values of all files with more than 8 bits; None if there is no such file.
+def range_of(paths: Sequence[Path]) -> tuple[tuple[float, float] | None, list[str]]:
+    """Measure the one range of grey values of all files with more than 8 bits.
 
-    A file that cannot be read is left out; ``decode_images`` names it.
+    Files that declare 9 to 15 bits count only if there are no others: they have a range of their own
+    (``Preparation.own_depth``). A file that cannot be read is left out; ``decode_images`` names it.
+
+    Returns:
+        The range, None if there is no such file or one value alone; and lines that say what was measured.
     """
 
-    def found(path: Path) -> tuple[float, float] | None:
+    def found(path: Path) -> Greys | None:
         with contextlib.suppress(Exception):  # decoders of damaged files raise many types
             return value_range(path)
         return None
@@ -118,7 +122,19 @@ def range_of(paths: Sequence[Path]) -> tuple[float, float] | None:
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")
         ranges = [each for each in pool.map(found, filter(may_be_deep, paths), chunksize=64) if each is not None]
-    if not ranges:
-        return None
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    return (low, high) if low < high else None
+    declared = [each for each in ranges if each.declared]
+    measured = [each for each in ranges if not each.declared] or declared
+    if not measured:
+        return None, []
+    low, high = min(each.low for each in measured), max(each.high for each in measured)
+    if not low < high:
+        return None, []
+    lines = [f"grey files of more than 8 bits: {low:g} becomes black and {high:g} white (data.pixel_range)"]
+    others = [each for each in declared if (each.low, each.high) != (low, high)]
+    if others:
+        depths = ", ".join(f"0 to {top:g}" for top in sorted({each.high for each in others}))
+        lines.append(f"{len(others)} grey files declare how many bits they have and are scaled by these: {depths}")
+    missing = sum(each.missing for each in measured)
+    if missing:
+        lines.append(f"{missing} grey files hold values beyond ±1e30 (no data): the range of greys leaves them out")
+    return (low, high), lines

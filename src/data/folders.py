@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ ENDINGS = {
     *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".tga", ".qoi"),
 }
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS = {
-    **dict.fromkeys(("train", "training", "train_set", "trainset"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "val_set", "valset"), VALIDATION),
-    **dict.fromkeys(("test", "testing", "test_set", "testset"), TEST),
+WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation"), VALIDATION),
+    **dict.fromkeys(("test", "testing", "tst"), TEST),
 }
+# Words that stand beside the name of a split: seg_train, training_set, train_images, test-2.
+BESIDE = {"set", "sets", "data", "dataset", "image", "images", "img", "imgs", "split", "seg"}
 # Folders that tools leave beside images; so are all whose name begins with a dot.
 LEFT_BY_TOOLS = {"__pycache__", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 NAMED = 5  # names in a line
@@ -68,7 +71,7 @@ class Found:
 def find(root: Path) -> Found:
     """Find the images of ``root/<split>/<class>``, or of ``root/<class>`` if no folder has the name of a split.
 
-    Splits are known by their usual names (``SPLITS``) in any case. A folder without an image is no class.
+    Splits are known by their usual names (``split_of``) in any case. A folder without an image is no class.
 
     Raises:
         InputError: The folder is missing, or what lies in it is no data set; the message says what to do.
@@ -105,9 +108,21 @@ def find(root: Path) -> Found:
     return Found(classes, parts, _remarks(root, below, own, aside))
 
 
+def split_of(name: str) -> str | None:
+    """The split whose name a folder has, perhaps beside words that say nothing more; else None.
+
+    >>> split_of("seg_train"), split_of("Validation Set"), split_of("testset2"), split_of("train_station")
+    ('train', 'validation', 'test', None)
+    """
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word and word not in BESIDE]
+    if len(words) != 1:
+        return None
+    return WORDS.get(words[0], WORDS.get(re.sub(r"(set|data|images|imgs)$", "", words[0])))
+
+
 def _splits(root: Path, filled: Mapping[str, Contents]) -> dict[str, str]:
     """The folder of each split by the split's name; empty if the folders are classes."""
-    named = {name: part for name in filled if (part := SPLITS.get(name.lower())) is not None}
+    named = {name: part for name in filled if (part := split_of(name)) is not None}
     flat = [name for name in named if not filled[name].classes]
     if flat and len(flat) == len(filled):
         raise InputError(
@@ -121,17 +136,17 @@ def _splits(root: Path, filled: Mapping[str, Contents]) -> dict[str, str]:
         both = [name for name, part in named.items() if part == twice[0]]
         raise InputError(f"data.root: {_listed(_folder_names(both))} of {root} are {twice[0]} splits: keep one")
     if len(named) == 1:
-        (name,) = named
+        ((name, part),) = named.items()
         beside = sorted(set(filled) - {name})
         what = f"{name}/ beside {_listed(_folder_names(beside))}" if beside else f"only {name}/"
-        raise InputError(
-            f"data.root: {root} holds {what}, which has the name of a split: data.root={root / name} splits the "
-            f"classes in it"
-        )
+        do = f"data.root={root / name} splits the classes in it"
+        if part != TRAIN:
+            do = "name the folder of the training images train/"
+        raise InputError(f"data.root: {root} holds {what}, which has the name of a split: {do}")
     if TRAIN not in named.values():
         raise InputError(
-            f"data.root: {root} holds {_listed(_folder_names(sorted(named)))} and no train/: add one, or name one of "
-            f"them by data.root"
+            f"data.root: {root} holds {_listed(_folder_names(sorted(named)))} and no train/: name the folder of the "
+            f"training images train/"
         )
     return {part: name for part in (TRAIN, VALIDATION, TEST) for name, of in named.items() if of == part}
 

@@ -30,7 +30,7 @@ class ImageFolder(ImageData):
         side: Height and width in pixels where ``height`` or ``width`` is None.
         channels: 1 (grey) or 3 (colour); images of the other kind are converted.
         pixel_range: Values that become black and white in grey files of more than 8 bits; None measures one range for
-            all files of the training set.
+            all files of the training set but those that declare 9 to 15 bits, which have their own.
         settings: Arguments of ``ImageData``.
     """
 
@@ -93,13 +93,9 @@ class ImageFolder(ImageData):
         self._found = found = find(self.root)
         self._notes = []
         if self.preparation.pixel_range is None:
-            measured = range_of(found.parts[TRAIN][0])
-            self.preparation = replace(self.preparation, pixel_range=measured)
-            if measured is not None:
-                self._notes.append(
-                    f"grey files of more than 8 bits: {measured[0]:g} becomes black and {measured[1]:g} white "
-                    f"(data.pixel_range)"
-                )
+            measured, lines = range_of(found.parts[TRAIN][0])
+            self.preparation = replace(self.preparation, pixel_range=measured, own_depth=measured is not None)
+            self._notes += lines
         parts = {part: self._decoded(*files) for part, files in found.parts.items()}
         published = parts[TRAIN]
         if VALIDATION in parts:
@@ -110,6 +106,7 @@ class ImageFolder(ImageData):
             return published, parts[TEST], found.classes
         train = parts[TRAIN]
         rest, tests = stratified(train.labels, copies(train.images), self.test_share, self.split_seed, least=3)
+        self._check_carved(TEST, tests, train)
         self._places = {TEST: tests.tolist()}
         self._kept = torch.cat([rest, torch.arange(len(train), len(published))])
         self._notes.append(
@@ -125,12 +122,23 @@ class ImageFolder(ImageData):
         else:
             groups = copies(published.images)
             train, validation = stratified(published.labels, groups, self.validation_share, self.split_seed, least=2)
+            self._check_carved(VALIDATION, validation, published)
             self._notes.append(
                 f"no folder of validation images: {len(validation)} of {len(published)} images are set aside "
                 f"(data.validation_share)"
             )
         self._places |= {TRAIN: self._kept[train].tolist(), VALIDATION: self._kept[validation].tolist()}
         return train, validation
+
+    def _check_carved(self, part: str, chosen: Tensor, images: ImageSet) -> None:
+        """Refuse an empty split with its cause: too few images, of which too few differ."""
+        if not len(chosen):
+            different = len(copies(images.images).unique())
+            raise InputError(
+                f"data.root: no image is left for the {part} set, for equal images stay in one split: {len(images)} "
+                f"images, {different} different at {self.size[0]}x{self.size[1]}; each class needs three that differ, "
+                f"or {self.root} its own {part}/"
+            )
 
     def checksummed(self, published: ImageSet, test: ImageSet) -> tuple[ImageSet, ...]:
         """Training, validation and test images as the folder has them, so that a moved border is other data."""

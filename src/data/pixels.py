@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MODES = {1: "L", 3: "RGB"}
 ORIENTATION = 0x0112  # the EXIF tag
 BITS_PER_SAMPLE = 258  # the TIFF tag
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the TIFF tag, and its value where 0 is white; Pillow inverts 8 bits alone
+MISSING = 1e30  # values beyond it, such as -3.4e38, mark pixels without data
 DEEP = ("I", "F")  # first letters of Pillow's modes of more than 8 bits
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".ppm", ".mpo"}  # endings of 8 bits and no more
 
@@ -63,18 +65,31 @@ def read(path: Path, mode: str, how: Preparation) -> Image.Image:
         with path.open("rb") as file, Image.open(file) as image:
             # A TIFF file is turned upright here; of a path Pillow 13 would map it into memory, with its sides confused.
             image.load()
-            return _composed(_eight_bits(_upright(image), how.pixel_range), how.background).convert(mode)
+            return _composed(_eight_bits(_upright(image), how), how.background).convert(mode)
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise InputError(f"it has more than the {most} megapixels that are read; make it smaller first") from error
 
 
-def value_range(path: Path) -> tuple[float, float] | None:
-    """The range that becomes black to white if the file is a grey of more than 8 bits; None for other files.
+@dataclass(frozen=True)
+class Greys:
+    """The range that becomes black to white in one grey file of more than 8 bits.
 
-    That is the declared bit depth if it is less than its storage's, e.g. 12 of 16 bits; else the lowest and the highest
-    value of the image.
+    Attributes:
+        low, high: The declared bit depth if it is less than its storage's, e.g. 12 of 16 bits; else the lowest and the
+            highest value of the image.
+        declared: Whether it is the declared depth.
+        missing: Whether values beyond ``MISSING``, which mark pixels without data, were left out.
     """
+
+    low: float
+    high: float
+    declared: bool
+    missing: bool = False
+
+
+def value_range(path: Path) -> Greys | None:
+    """The range of a grey file of more than 8 bits; None for other files, and if it holds no number."""
     import numpy as np
     from PIL import Image
 
@@ -83,10 +98,12 @@ def value_range(path: Path) -> tuple[float, float] | None:
             return None
         bits = _declared_bits(image)
         if bits is not None and bits < 16:
-            return 0.0, float(2**bits - 1)
+            return Greys(0.0, float(2**bits - 1), declared=True)
         values = np.asarray(image)
         values = values[np.isfinite(values)]
-        return (float(values.min()), float(values.max())) if len(values) else None
+        known = values[np.abs(values.astype(np.float64)) < MISSING]
+        missing = len(known) < len(values)
+        return Greys(float(known.min()), float(known.max()), False, missing) if len(known) else None
 
 
 def may_be_deep(path: Path) -> bool:
@@ -122,16 +139,27 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _eight_bits(image: Image.Image, known: tuple[float, float] | None) -> Image.Image:
+def _eight_bits(image: Image.Image, how: Preparation) -> Image.Image:
     """Scale a grey image of more than 8 bits to 8 bits; Pillow would clip it to black or white."""
     if not image.mode.startswith(DEEP):
         return image
     import numpy as np
     from PIL import Image
 
+    bits = _declared_bits(image)
+    declares_less = bits is not None and bits < 16
+    known = None if how.own_depth and declares_less else how.pixel_range
     low, high = known or _declared_range(image)
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=low, posinf=high, neginf=low)
-    return Image.fromarray(np.rint(((values - low) * (255 / (high - low))).clip(0, 255)).astype(np.uint8))
+    values = np.asarray(image).astype(np.float64)
+    numbers = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    scaled = ((numbers - low) * (255 / (high - low))).clip(0, 255)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        scaled = 255 - scaled
+    grey = Image.fromarray(np.rint(scaled).astype(np.uint8))
+    clear = image.info.get("transparency")  # of a 16-bit PNG: the one value that is transparent
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def _declared_range(image: Image.Image) -> tuple[float, float]:

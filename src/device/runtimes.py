@@ -3,12 +3,14 @@
 import ctypes
 import ctypes.util
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from . import telemetry
 from .exported_program import UnsafeProgramError, read_program
+from .packed import read
+from .packed_graph import onnx_bytes
 
 WORKSPACE_BYTES = 1 << 28  # memory that TensorRT may use while it builds; a Jetson Nano has 2 or 4 GB in all
 
@@ -41,7 +43,8 @@ def load(
     """Load a model file in the runtime that its ending names.
 
     Args:
-        path: ``.tensorrt.onnx``, ``.onnx``, ``.tflite``, ``.xml`` (beside its ``.bin``) or ``.pt2``.
+        path: ``.tensorrt.onnx``, ``.onnx``, ``.dnnc`` (unpacked, for ONNX Runtime), ``.tflite``,
+            ``.xml`` (beside its ``.bin``) or ``.pt2``.
         runtime: ``name``, ``provider`` and ``stands_in_for`` as in the model's row on the host; they tell an ``.onnx``
             file for TensorRT from others.
         computes: Number formats of the arithmetic: ``float32``, ``int8``, ...
@@ -59,6 +62,8 @@ def load(
             return _tensorrt(path, computes, shape)
         if path.suffix == ".onnx":
             return _onnxruntime(path, threads, runtime["provider"] or "CPUExecutionProvider")
+        if path.suffix == ".dnnc":
+            return _onnxruntime(onnx_bytes(read(path)), threads, runtime["provider"] or "CPUExecutionProvider")
         if path.suffix == ".tflite":
             return _tflite(path, shape, threads)
         if path.suffix == ".xml":
@@ -72,7 +77,8 @@ def load(
     raise NoRuntimeError(f"no runtime is known for '{path.suffix}' files")
 
 
-def _onnxruntime(path: Path, threads: int, provider: str) -> Loaded:
+def _onnxruntime(model: Union[Path, bytes], threads: int, provider: str) -> Loaded:
+    """Load a file, or the bytes of one."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -86,7 +92,9 @@ def _onnxruntime(path: Path, threads: int, provider: str) -> Loaded:
     if provider not in onnxruntime.get_available_providers():
         raise NoRuntimeError(f"onnxruntime {onnxruntime.__version__} has no {provider} here")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=[provider]
+        )
     except Exception as error:  # of a file in a newer opset than it reads, for example
         raise RefusedError(f"onnxruntime {onnxruntime.__version__}: {_first_line(error)}")
     image, logits = session.get_inputs()[0], session.get_outputs()[0].name

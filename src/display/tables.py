@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from typing import TextIO
 
 from src.contracts import BY_NAME, COLUMNS, LEAST_AGREEMENT, Column, Entry, Refused, Row
+from src.contracts.results import WRONG
 
 REFUSED = "REFUSED"  # stands in the table if the runtime fails on the file
 FAR_APART = 0.05  # accuracy above balanced accuracy
+WIDTH = 100  # characters of a line that people read without scrolling
+# Columns that a table leaves out if it would be wider, the first of them first; a record has them all.
+LEFT_OUT = ("precision", "bits_per_weight", "size_gzip_bytes", "compression_ratio", "size_packed_bytes")
+WORDS = ("variant", "target", "precision")  # columns whose cells begin at the left
 Group = tuple[str, str]  # label and target
 
 
-def table(entries: Sequence[Entry], refused: Sequence[Refused] = ()) -> list[str]:
+def table(entries: Sequence[Entry], refused: Sequence[Refused] = (), width: int | None = WIDTH) -> list[str]:
     """The result table: a line for each variant and target; over several seeds the mean and standard deviation.
 
     Args:
         entries: The rows.
         refused: Variants without a row; each has a line without figures.
+        width: Characters that a line should have at most: first the column that says of every file that it does what
+            its network does is left out, then the interval of the speedup, then the columns ``LEFT_OUT``, until it
+            fits. None leaves out nothing.
     """
+    shown = [column for column in COLUMNS if column.heading]
+    lines = _lines(entries, refused, shown, intervals=True)
+    if width is None or _is_narrow(lines, width):
+        return lines
+    doubted = [*refused, *(entry for entry in entries if entry.row.agreement < LEAST_AGREEMENT)]
+    if not doubted:
+        shown = [column for column in shown if column.name != "agreement"]
+    for left_out in (None, *LEFT_OUT):
+        shown = [column for column in shown if column.name != left_out]
+        lines = _lines(entries, refused, shown, intervals=False)
+        if _is_narrow(lines, width):
+            break
+    return lines
+
+
+def _is_narrow(lines: Sequence[str], width: int) -> bool:
+    return max(map(len, lines)) <= width
+
+
+def _lines(
+    entries: Sequence[Entry], refused: Sequence[Refused], shown: Sequence[Column], *, intervals: bool
+) -> list[str]:
+    """The table with the columns ``shown``, with or without confidence intervals."""
     groups: dict[Group, list[Row]] = {}
     several_models = len({(entry.row.data, entry.row.model) for entry in entries}) > 1
     for entry in entries:
         groups.setdefault((_label(entry, several_models), entry.row.target), []).append(entry.row)
-    shown = [column for column in COLUMNS if column.heading]
     lines = [[column.heading for column in shown]]
     for (label, _), rows in groups.items():
-        cells = [_cell(column, rows) for column in shown[1:]]
+        cells = [_cell(column, rows, intervals) for column in shown[1:]]
         lines.append([label + (f" x{len(rows)}" if len(rows) > 1 else ""), *cells])
     for variant, target in dict.fromkeys((each.variant, each.target) for each in refused):
         named = {"variant": variant, "target": target, "agreement": REFUSED}
         lines.append([named.get(column.name, "-") for column in shown])
-    return aligned(lines, left=3)
+    return aligned(lines, left=sum(column.name in WORDS for column in shown))
 
 
 def aligned(lines: Sequence[Sequence[str]], *, left: int) -> list[str]:
@@ -48,6 +80,17 @@ def aligned(lines: Sequence[Sequence[str]], *, left: int) -> list[str]:
         ).rstrip()
         for line in lines
     ]
+
+
+def highlighted(lines: Sequence[str], stream: TextIO) -> list[str]:
+    """The table with its heading bold and each file that is wrong in red, where ``stream`` is a terminal with colours.
+
+    Nothing is coloured if ``NO_COLOR`` is set, as https://no-color.org asks, or if the terminal is ``dumb``.
+    """
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return list(lines)
+    marked = [f"\033[31m{line}\033[0m" if line.endswith((REFUSED, WRONG)) else line for line in lines[1:]]
+    return [f"\033[1m{line}\033[0m" for line in lines[:1]] + marked
 
 
 def refusals(refused: Sequence[Refused]) -> list[str]:
@@ -77,7 +120,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         sparse = (row.nonzero_parameters or 0) < 0.9 * (row.parameters or 0)
         if sparse and not row.precision.integer and row.size_bytes > 0.95 * base.size_bytes:
             lines.append(
-                "Pruned float weights make a file no smaller until it is compressed (see gzipped); channels or INT8 do."
+                "Pruned float weights make a file no smaller unless packed (target=packed); channels or INT8 do."
             )
         if row.precision.integer and (row.latency_ms_p50 or 0) > 1.1 * (base.latency_ms_p50 or 0):
             lines.append(
@@ -106,12 +149,12 @@ def _label(entry: Entry, several_models: bool) -> str:
     return label + (f" ({', '.join(settings)})" if settings else "")
 
 
-def _cell(column: Column, rows: Sequence[Row]) -> str:
-    """The rows' values of a column; of a single row with its confidence interval."""
+def _cell(column: Column, rows: Sequence[Row], intervals: bool) -> str:
+    """The rows' values of a column; of a single row with its confidence interval if ``intervals``."""
     if column.relative and rows[0].variant == "baseline":
         return "-"
     text = column.text([getattr(row, column.name) for row in rows])
-    if column.interval is not None and text != "-" and len(rows) == 1:
+    if intervals and column.interval is not None and text != "-" and len(rows) == 1:
         low, high = (BY_NAME[end].text([getattr(rows[0], end)]) for end in column.interval)
         text += f" ({low} to {high})"
     return text

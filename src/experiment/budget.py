@@ -16,8 +16,8 @@ class Budget:
 
     Args:
         limits: By key: ``accuracy_drop`` is the largest loss against the baseline's file of the same target, a share
-            (0.005 is half a point); ``size_bytes``, ``size_gzip_bytes``, ``latency_ms``, ``energy_uj`` are the largest
-            values of the file. None sets no limit.
+            (0.005 is half a point); ``size_bytes``, ``size_gzip_bytes``, ``size_packed_bytes``, ``latency_ms``,
+            ``energy_uj`` are the largest values of the file. None sets no limit.
 
     Raises:
         ValueError: A limit is no number, or not more than 0.

@@ -126,7 +126,7 @@ class FileMaker:
                 parts, result = self._write(made, name, Path(folder))
                 self.plan.board.check(target, parts)
                 session = target.load(parts[0], threads=self.plan.compute.threads)
-                measured = measure_untested(target, parts, session, self.splits, self._batches, integer=result.integer)
+                measured = measure_untested(target, parts, session, self.splits, self._batches, result)
                 if timed:
                     alone = replace(self.plan.clock, largest_batch=1)
                     (timing,) = measure_times([(target, parts[0])], self.splits, self._batches, alone)

@@ -27,6 +27,7 @@ from src.contracts import (
     Recipe,
     StepCallback,
     TrackedRun,
+    TrainingLoop,
 )
 from src.data.batches import calibration_batches, evaluation_batches, example_image, training_batches
 from src.data.images import checksum
@@ -141,7 +142,9 @@ class StageMaker:
                 departure = contract.departure(self.splits) if contract is not None else None
                 if departure is not None:
                     self.console.line(departure)
-                if plan.trains:
+                if plan.loop is not None:
+                    self._own_loop(plan.loop.value, model)
+                elif plan.trains:
                     recipe, example = plan.training.value, example_image(self.splits)
                     with taught(recipe.loss, model, model, example) as loss:
                         fits.append(self._fit("baseline", model, recipe, folder / "training.ckpt", loss))
@@ -150,6 +153,19 @@ class StageMaker:
                 record = self._finish(stage, Compressed(model.eval()), folder, fits, describe_layers(model, {}))
         self._after("baseline", stage, record, found, started)
         return Made(stage.identity, model.eval(), record)
+
+    def _own_loop(self, loop: TrainingLoop, model: nn.Module) -> None:
+        """Train by the user's loop, on the CPU unless the loop moves the network."""
+        splits, recipe = self.splits, self.plan.training.value
+        torch.manual_seed(self.plan.seed)
+        loop(
+            model.train(),
+            training_batches(splits, recipe.batch_size, seed=self.plan.seed),
+            evaluation_batches(splits, splits.validation, batch_size=BATCH),
+        )
+        model.to("cpu").eval()
+        without_auxiliary(model, torch.cat([example_image(splits)] * 2))
+        check_fit(model, splits)
 
     def _step(self, stage: Stage, step: Part[Method], before: Made) -> Made:
         started = time.perf_counter()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from src.contracts import DataSource, DataSplits, InputError, Method, ModelBuilder, Recipe, Target
+from src.contracts import DataSource, DataSplits, InputError, Method, ModelBuilder, Recipe, Target, TrainingLoop
 from src.data.images import checksum
 from src.metrics.board import Board
 from src.metrics.machine import machine
@@ -57,6 +57,8 @@ class Plan:
         targets: Targets by name; each model is exported for each of them.
         clock: How files are timed.
         board: The board that is to run the files in the end.
+        trained: Whether the network comes with its trained weights, and is the baseline as it is.
+        loop: A training of the user's own, in place of ``training``; methods still fine-tune by recipes.
     """
 
     name: str
@@ -72,26 +74,29 @@ class Plan:
     targets: Mapping[str, Part[Target]]
     clock: Clock
     board: Board
+    trained: bool = False
+    loop: Part[TrainingLoop] | None = None
 
     @property
     def trains(self) -> bool:
         """Whether the baseline is trained: from scratch, or because its head is new."""
-        return self.weights is None or self.weights.replace_head
+        return not self.trained and (self.weights is None or self.weights.replace_head)
 
     def stages(self, splits: DataSplits) -> list[Stage]:
         """The baseline and each step, in order; known before any work, since each is named by what determines it."""
         weights_sha256 = hashlib.sha256(_read(self.weights.path)).hexdigest() if self.weights else None
         loss = targets_of(self.training.config.get("loss", {}))
+        training = self.training.config if self.loop is None else self.loop.config
         entries = targets_of(self.data.config) | targets_of(self.model.config) | set(TRAINING)
         spec = baseline_spec(
             data=self.data.config,
             checksum=splits.checksum,
             model=self.model.config,
-            training=self.training.config if self.trains else None,
+            training=training if self.trains else None,
             weights_sha256=weights_sha256,
             compute=self.compute,
             seed=self.seed,
-            made_by=sources(entries | (targets_of(self.training.config) if self.trains else loss), TRAINING_ALONE),
+            made_by=sources(entries | (targets_of(training) if self.trains else loss), TRAINING_ALONE),
         )
         made = [Stage.of("baseline", spec)]
         for name, step in self.steps.items():

@@ -55,7 +55,7 @@ def rehearse(plan: Plan, splits: DataSplits) -> Lowered:
     model = build_model(plan.model.value, splits, plan.seed)
     if plan.steps:
         _try_targets(plan, splits, lowered(model, None, splits), with_board=False)
-    if plan.trains:
+    if plan.trains and plan.loop is None:
         _try_training(plan, splits, copy.deepcopy(model))
     model, last = _compressed(plan, splits, model)
     result = lowered(model, last, splits)

@@ -10,12 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from src.contracts import Entry, InputError, Precision, Refused, Row, Runtime
+from src.contracts.figures import check_figures
+from src.device import schema
+from src.device.schema import LINE, TEXT, Kind, between, count, optional
 from src.files.records import read_record, write_record
 from src.files.writing import write_text
+from src.tracking.surveys import REPORTS
 
 RESULTS, METRICS, SURVEY, FAILURE = "results.json", "metrics.json", "survey.json", "failure.json"
 SEARCH = "search.json"
 STARTED = ".started"  # when the survey of a folder was begun, in seconds since 1970
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+EXPORTED = (".onnx", ".xml", ".bin", ".tflite", ".pt2", ".engine", ".data")  # endings of the parts of exported files
+# What the records hold, as far as an older one has it; they may come from anybody.
+RUN: Mapping[str, Any] = {
+    **dict.fromkeys(("identity", "experiment", "tracking"), LINE),
+    **dict.fromkeys(("git_commit", "tracking_uri", "tracking_run", "source"), optional(LINE)),
+    **{key: [TEXT] for key in ("overrides", "budget_missed", "files")},
+    "seed": count(0),
+    "command": TEXT,
+    "tracking_error": optional(TEXT),
+    "rows": [OBJECT],
+    "not_exportable": [{"variant": LINE, "target": LINE, "reason": TEXT}],
+}
+ROW = dict.fromkeys(("variant", "target", "artifact", "sha256", "identity"), LINE)
+FAILED = {"overrides": [TEXT], "reason": TEXT, "kind": LINE}
+MEMBERS = {"started": optional(between(0, 1e11)), "members": [LINE], "failed": [{"member": LINE}]}
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,7 @@ class Results:
         for row in self.rows:
             metrics.setdefault(row.variant, {})[row.target] = row.numbers()
         write_text(folder / METRICS, json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        stale += REPORTS if (folder / SURVEY).exists() else []
         for name in [FAILURE, SURVEY, *stale]:
             (folder / name).unlink(missing_ok=True)
 
@@ -94,20 +115,34 @@ class Results:
         """
         path = folder / RESULTS
         record = read_record(path)
-        if record.pop("schema", 1) == 1:
-            record = _from_schema_1(record, path)
         try:
+            if record.pop("schema", 1) == 1:
+                record = _from_schema_1(record, path)
+            _check_known(record, RUN)
             rows = [(row, Refused.of(row)) for row in record["rows"]]
+            for number, (row, refused) in enumerate(rows):
+                check_figures(row, f"rows[{number}]")
+                schema.check(row, ROW if refused is None else {}, f"rows[{number}]")
             record["rows"] = [Row.of(row) for row, refused in rows if refused is None]
             record["refused"] = tuple(refused for _, refused in rows if refused is not None)
             record["not_exportable"] = [Refused(**each) for each in record["not_exportable"]]
             return cls(**record)
+        except schema.InputError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is damaged: {type(error).__name__} {error}") from error
 
 
+def _check_known(record: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+    """Compare those values that a record has, and ``table`` knows, with their kinds."""
+    schema.check(record, {key: kind for key, kind in table.items() if key in record})
+
+
 def _listed_files(folder: Path) -> set[str]:
-    """Names of the exported files in ``folder`` that the record of a run in it lists."""
+    """Names of the exported files in ``folder`` that the record of a run in it lists.
+
+    The record may have come with the folder: a name without an ending of an exported file is none of them.
+    """
     try:
         found = Results.read(folder)
     except (FileNotFoundError, InputError):
@@ -115,12 +150,12 @@ def _listed_files(folder: Path) -> set[str]:
     names = {*found.files, *(row.artifact for row in found.rows)} - {RESULTS, METRICS}
     if not found.files:  # a record of an earlier version lists only the first part of each file
         names |= {name.removesuffix(".xml") + ".bin" for name in names if name.endswith(".xml")}
-    return {path.name for path in folder.iterdir() if path.name in names and path.is_file()}
+    return {path.name for path in folder.iterdir() if path.name in names and path.suffix in EXPORTED and path.is_file()}
 
 
 def _files_of_search(folder: Path) -> list[str]:
     """Names of what a search concluded with in ``folder``; none if there was no search."""
-    return [SEARCH, "front.png", "model_card.md"] if (folder / SEARCH).exists() else []
+    return [SEARCH, "front.png", "model_card.md", *REPORTS] if (folder / SEARCH).exists() else []
 
 
 def _reasons(refused: Sequence[Refused]) -> list[dict[str, str]]:
@@ -268,9 +303,24 @@ def gather_survey(folder: Path) -> Survey:
 
 def _survey_record(folder: Path) -> dict[str, Any]:
     try:
-        return read_record(folder / SURVEY)
+        return _checked_record(folder / SURVEY, MEMBERS)
     except FileNotFoundError:
         return {}
+
+
+def _checked_record(path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """A record whose values are of the kinds that ``table`` names.
+
+    Raises:
+        InputError: It is damaged, or of a later version.
+        FileNotFoundError: There is no such file.
+    """
+    record = read_record(path)
+    try:
+        _check_known(record, table)
+    except schema.InputError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return record
 
 
 def _members(record: Mapping[str, Any]) -> set[str]:
@@ -283,7 +333,7 @@ def _gathered(folder: Path, ended: Collection[str], started: float | None) -> Su
         (path for path in folder.iterdir() if path.is_dir() and path.name in ended),
         key=lambda path: (len(path.name.split("_")[0]), path.name),
     )
-    failed = {m.name: read_record(m / FAILURE) for m in members if (m / FAILURE).exists()}
+    failed = {m.name: _failure(m) for m in members if (m / FAILURE).exists()}
     results = {m.name: Results.read(m) for m in members if m.name not in failed and (m / RESULTS).exists()}
     given = [set(result.overrides) for result in results.values()]
     varied = {override for each in given for override in each if not all(override in other for other in given)}
@@ -301,9 +351,7 @@ def _gathered(folder: Path, ended: Collection[str], started: float | None) -> Su
         experiment=first.experiment if first else folder.parent.name,
         members=sorted(results),
         entries=sorted(entries.values(), key=lambda entry: entry.row.variant != "baseline"),
-        failed=[
-            Failure(member, each.get("overrides", []), each["reason"], each["kind"]) for member, each in failed.items()
-        ],
+        failed=list(failed.values()),
         tracking=first.tracking if first else "off",
         tracking_uri=first.tracking_uri if first else None,
         tracking_failed=sorted(member for member, result in results.items() if result.tracking_error),
@@ -311,6 +359,11 @@ def _gathered(folder: Path, ended: Collection[str], started: float | None) -> Su
         not_exportable=[each for result in results.values() for each in result.not_exportable],
         refused=list(dict.fromkeys(each for result in results.values() for each in result.refused)),
     )
+
+
+def _failure(folder: Path) -> Failure:
+    record = {"overrides": [], "reason": "unknown", "kind": "error", **_checked_record(folder / FAILURE, FAILED)}
+    return Failure(folder.name, record["overrides"], record["reason"], record["kind"])
 
 
 def measurement_of(row: Row) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.contracts import Console, DataSplits, Refused, Row, TrackedRun
 from src.experiment.files import FileMaker
-from src.experiment.making import StageMaker
+from src.experiment.making import Made, StageMaker
 from src.experiment.plan import Plan
 from src.methods.chain import undone
 from src.stages.store import StageStore
@@ -23,6 +23,9 @@ class Experiment:
         tracked: The open run.
         console: Tells a person.
         folder: Folder of the run; exported files are copied into it.
+
+    Attributes:
+        made: The result of each stage, the baseline's first; empty before ``run``.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Experiment:
     ) -> None:
         self.plan, self.splits, self.console = plan, splits, console
         self.stages = StageMaker(plan, splits, store=store, tracked=tracked, console=console, folder=folder)
+        self.made: list[Made] = []
         self.files = FileMaker(plan, splits, store=store, console=console, folder=folder)
 
     def run(self) -> tuple[list[Row], list[Refused]]:
@@ -45,7 +49,7 @@ class Experiment:
         self.console.begin(plan.name, plan.variant, plan.model_name, self.splits, plan.seed)
         for remark in undone({name: step.value for name, step in plan.steps.items()}):
             self.console.line(remark)
-        made = self.stages.make()
+        made = self.made = self.stages.make()
         started = time.perf_counter()
         variants = {"baseline": made[0]}
         if plan.steps:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src.contracts import Claim, Compressed, Context, Method, NoEffectError, Recipe, StepCallback
 from src.primitives.codebooks import Start, fit_codebook, share
 from src.primitives.folding import fold, fold_batch_norm
-from src.primitives.keeping import MOST_VALUES, label_members, member_sums
+from src.primitives.keeping import MOST_VALUES, Members
 from src.primitives.layers import per_layer, without
 from src.primitives.operands import operator_weights
 
@@ -138,18 +138,17 @@ class SumOfMembers(StepCallback):
     capturable = True
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self.labels: dict[str, tuple[Tensor, int]] = {}
+        self.members: dict[str, Members] = {}
         for name in names:
             weight = model.get_parameter(name)
             values = torch.unique(weight.detach()[weight != 0])
             if 0 < len(values) <= MOST_VALUES:
-                self.labels[name] = (label_members(weight, values), len(values) + 1)
+                self.members[name] = Members(weight, values)
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module) -> None:
-        for name, (labels, count) in self.labels.items():
+        for name, members in self.members.items():
             gradient = model.get_parameter(name).grad
             if gradient is not None:
-                labels = labels.to(gradient.device)
-                self.labels[name] = (labels, count)
-                gradient.copy_(member_sums(gradient, labels, count)[labels])
+                members.to(gradient.device)
+                gradient.copy_(members.shared(members.sums(gradient)))

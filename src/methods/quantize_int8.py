@@ -73,7 +73,7 @@ class QuantizeInt8(QuantizingMethod):
 
     def lower(self, model: nn.Module, example_input: Tensor) -> Lowered:
         """Copy ``model`` with torch's fake-quantize operators in place of NNCF's."""
-        return Lowered(_nncf.lower(model, example_input), {}, integer=True)
+        return Lowered(_nncf.lower(model, example_input), {}, integer=True, integers=self.stored_weights(model))
 
     def stored_weights(self, model: nn.Module) -> dict[str, StoredWeight]:
         """The 8-bit integers of each quantized weight, by parameter name."""

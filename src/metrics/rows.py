@@ -32,7 +32,7 @@ from src.metrics.accuracy import file_accuracy, torch_accuracy
 from src.metrics.agreement import agreement, departs_at
 from src.metrics.energy import energy_uj_estimate
 from src.metrics.machine import machine
-from src.metrics.size import sha256, size_bytes, size_gzip_bytes
+from src.metrics.size import sha256, size_bytes, size_gzip_bytes, size_packed_bytes
 from src.metrics.timing import Clock, Timing, speedup, time_files
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def measure(
     on_test = file_accuracy(session, batches(splits.test), len(splits.classes))
     compared = splits.validation.select(torch.arange(min(COMPARED, len(splits.validation))))
     agreed = agreement(session, model, (images for images, _ in batches(compared)))
-    untested = measure_untested(target, parts, session, splits, batches, integer=result.integer)
+    untested = measure_untested(target, parts, session, splits, batches, result)
     departs, unavailable = None, untested.pop("unavailable")
     if agreed.classes < LEAST_AGREEMENT:
         departs, reason = _departs_at(target, result, compared, batches)
@@ -107,28 +107,41 @@ def measure_untested(
     session: Session,
     splits: DataSplits,
     batches: Callable[[ImageSet], Batches],
-    *,
-    integer: bool,
+    result: Lowered,
 ) -> dict[str, Any]:
     """Measure the columns that need neither test data nor a clock.
 
     Args:
-        target, parts, splits, batches: As for ``measure``.
+        target, parts, splits, batches, result: As for ``measure``.
         session: The file, loaded.
-        integer: Whether the file computes in integers.
 
     Returns:
         Columns of ``Row`` by name; ``unavailable`` says why some of them are None.
     """
     validated = file_accuracy(session, batches(splits.validation), len(splits.classes))
-    counts, unavailable = _counts(target, parts[0], target.precision(integer))
+    counts, unavailable = _counts(target, parts[0], target.precision(result.integer))
+    packed = _size_packed(result, unavailable)
     return {
         "accuracy_validation": validated.overall,
         "size_bytes": size_bytes(parts),
         "size_gzip_bytes": size_gzip_bytes(parts),
+        "size_packed_bytes": packed,
         **counts,
         "unavailable": unavailable,
     }
+
+
+def _size_packed(result: Lowered, unavailable: dict[str, str]) -> int | None:
+    """Bytes of the weights packed; if that cannot be, None, and the reason comes to ``unavailable``."""
+    try:
+        return size_packed_bytes(result)
+    except ModuleNotFoundError as error:
+        reason = f"the coders need {error.name}, which is not installed"
+    except Exception as error:  # a finished training must not be lost for a count
+        log.exception("the weights cannot be packed")
+        reason = f"the weights cannot be packed: {first_line(error)}"
+    unavailable["size_packed_bytes"] = reason
+    return None
 
 
 def measure_times(

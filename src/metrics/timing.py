@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -240,7 +241,7 @@ class _Worker:
         clean.set_forkserver_preload(PRELOADED)
         self.connection, other_end = clean.Pipe()
         self.process = clean.Process(target=_serve, args=(other_end, target, path, image, threads), daemon=True)
-        with _own_start_method():
+        with _own_start_method(), _program_hidden(target):
             self.process.start()
         other_end.close()
 
@@ -279,6 +280,25 @@ def _own_start_method() -> Iterator[None]:
         yield
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+@contextmanager
+def _program_hidden(target: Target) -> Iterator[None]:
+    """Hide this process's program from processes that start in the block, unless ``target`` is defined in it.
+
+    A new process imports the program of the one that starts it, and so would run a script that calls ``compress``
+    without ``if __name__ == "__main__"`` once more.
+    """
+    main: Any = sys.modules["__main__"]
+    names = () if type(target).__module__ == "__main__" else ("__file__", "__spec__")
+    hidden = {name: getattr(main, name) for name in names if hasattr(main, name)}
+    for name in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
 
 
 def _serve(connection: Connection, target: Target, path: Path, image: np.ndarray, threads: int) -> None:

@@ -18,6 +18,11 @@ from torch import Tensor
 from src.contracts import InputError, first_line
 
 DEEPEST = 8  # levels of nesting that are looked into
+# Packages that hold no network; no package at all is what the result of a call has.
+NO_NETWORKS = (
+    *("", "builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "runpy"),
+    *("importlib", "ctypes", "webbrowser", "pickle", "_pickle", "operator", "functools", "timeit"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,23 +51,33 @@ def read_checkpoint(path: Path) -> dict[str, Found]:
         raise InputError(f"model.weights: there is no file {path}")
     content = _read(path)
     tensors: dict[str, Found] = {}
-    modules: list[tuple[str, str]] = []
+    modules: list[tuple[str, Inert]] = []
     for at, value in _leaves(content, ()):
         if isinstance(value, Tensor) and at:
             tensors[".".join(at)] = Found(value.detach(), ".".join(at[:-1]))
         elif isinstance(value, Inert):
-            modules.append(("".join(f"[{key!r}]" for key in at), type(value).__name__))
+            modules.append(("".join(f"[{key!r}]" for key in at), value))
     if not tensors and modules:
-        keys, kind = modules[0]
-        raise InputError(
-            f"model.weights: {path} holds a whole pickled network ({kind}), which only its own code can read; with "
-            f"that code installed, two lines turn it into a state dict: "
-            f"net = torch.load({path.name!r}, weights_only=False){keys}; "
-            f"torch.save(net.state_dict(), 'weights.pt')"
-        )
+        raise InputError(f"model.weights: {path} {_of_whole_network(path.name, *modules[0])}")
     if not tensors:
         raise InputError(f"model.weights: {path} holds no state dict (a tensor for each name)")
     return tensors
+
+
+def _of_whole_network(name: str, keys: str, network: Inert) -> str:
+    """What is said of a file that holds ``network``, a whole one, under ``keys``."""
+    kind = type(network).__name__
+    if network.package in NO_NETWORKS:
+        return (
+            f"holds what passes for a network and is none ({network.package or 'a call'}: {kind}); loading it "
+            f"otherwise may run code that does harm, and nothing of it was run here"
+        )
+    lines = f"net = torch.load({name!r}, weights_only=False){keys}; torch.save(net.state_dict(), 'weights.pt')"
+    return (
+        f"holds a whole pickled network ({kind}), which only its own code can read. Reading it so runs whatever code "
+        f"the file holds: only if you trust where it comes from, and with that code installed, two lines turn it into "
+        f"a state dict: {lines}"
+    )
 
 
 def _read(path: Path) -> Any:
@@ -111,6 +126,8 @@ class Inert(dict):
 
     It is a dict, so that the items of an unknown mapping (``defaultdict``, ``EasyDict``) are still found.
     """
+
+    package = ""  # of the class that this stands for: the first of its module's names
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
         return super().__new__(cls)
@@ -189,7 +206,8 @@ class InertUnpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full in self._makers:
             return self._makers[full]
-        return self._stand_ins.setdefault(full, type(name.rpartition(".")[2] or "_", (Inert,), {"__module__": "inert"}))
+        named = {"__module__": "inert", "package": module.partition(".")[0]}
+        return self._stand_ins.setdefault(full, type(name.rpartition(".")[2] or "_", (Inert,), named))
 
 
 class InertPickle:

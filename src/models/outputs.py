@@ -16,8 +16,10 @@ from src.contracts import InputError
 
 STRENGTHS = (0.1, 1.0, 10.0)  # of noise images; outputs are probabilities if they sum to 1 for each
 IMAGES = 2  # at once; batch normalization cannot be trained on one
+ROUNDED = 1e-2  # largest difference of a sum of probabilities in half precision from 1
 LEAST = 1e-30  # smaller probabilities are set to this, so that logarithms are finite
-VIEWS = ("View", "Reshape", "Squeeze", "Unsqueeze", "Alias", "Select", "Clone")
+SCALES = (1.0, 10.0, 100.0)  # of noise images; what stays in 0 to 1 for each may be probabilities
+DRAWS = 16  # of other weights, which show whether outputs are in 0 to 1 by chance
 Say = Callable[[str], None]
 
 
@@ -30,6 +32,7 @@ class ChosenOutput(nn.Module):
         net: The network.
         evaluated, trained: Keys that lead to the logits in eval and in training mode, outermost first.
         auxiliary: Keys that lead to each of the auxiliary logits in training mode.
+        averaged: Keys that lead to each of the logits whose mean the training takes in place of ``trained``.
     """
 
     def __init__(
@@ -38,13 +41,16 @@ class ChosenOutput(nn.Module):
         evaluated: tuple[str, ...],
         trained: tuple[str, ...],
         auxiliary: tuple[tuple[str, ...], ...],
+        averaged: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.averaged = net, averaged
         self.evaluated, self.trained, self.auxiliary = evaluated, trained, auxiliary
 
     def forward(self, images: Tensor) -> Tensor:
         result = self.net(images)
+        if self.training and self.averaged:
+            return _mean(result, self.averaged)
         logits: Tensor = at(result, self.trained if self.training else self.evaluated)
         if self.training and self.auxiliary:
             logits.auxiliary = tuple(at(result, keys) for keys in self.auxiliary)  # type: ignore[attr-defined]
@@ -76,18 +82,20 @@ class LogOfProbabilities(nn.Module):
         net: A network whose output is ``[n, classes]``, each row a distribution; or one probability, of the second
             class.
         single: Whether there is only the one probability.
+        modes: Whether the outputs are probabilities in eval and in training mode; else they are logits.
     """
 
-    def __init__(self, net: nn.Module, single: bool) -> None:
+    def __init__(self, net: nn.Module, single: bool, modes: tuple[bool, bool] = (True, True)) -> None:
         super().__init__()
-        self.net, self.single = net, single
+        self.net, self.single, self.modes = net, single, modes
 
     def forward(self, images: Tensor) -> Tensor:
-        probabilities = self.net(images)
+        found: Tensor = self.net(images)
+        is_probability = self.modes[self.training]
         if self.single:
-            probabilities = probabilities.reshape(-1, 1)
-            probabilities = torch.cat([1 - probabilities, probabilities], 1)
-        return probabilities.clamp(min=LEAST).log()
+            found = found.reshape(-1, 1)
+            found = torch.cat([1 - found if is_probability else torch.zeros_like(found), found], 1)
+        return found.clamp(min=LEAST).log() if is_probability else found
 
 
 def giving_logits(model: nn.Module, images: Tensor, classes: int, output: str | None, say: Say) -> nn.Module:
@@ -109,13 +117,21 @@ def giving_logits(model: nn.Module, images: Tensor, classes: int, output: str | 
         in_training = _in_training(trained, chosen, classes)
         others = [keys for keys, _ in _logits(trained, classes) if keys != in_training]
         auxiliary = tuple(others) if isinstance(evaluated, Tensor) else ()
-        model = ChosenOutput(model, chosen, in_training, auxiliary)
+        averaged = (
+            (in_training, *auxiliary) if auxiliary and _gives_mean(model, images, (in_training, *auxiliary)) else ()
+        )
+        model = ChosenOutput(model, chosen, in_training, () if averaged else auxiliary, averaged)
         if chosen:
             say(f"the network's output {'.'.join(chosen)} is used as its logits")
-        if auxiliary:
-            named = ", ".join(".".join(keys) for keys in auxiliary)
-            say(f"auxiliary logits ({named}) are trained with training.auxiliary_weight and then removed")
-    return _without_probabilities(model, images, classes, say)
+        named = ", ".join(".".join(keys) for keys in averaged or auxiliary)
+        if averaged:
+            say(
+                f"the network gives the mean of its training outputs ({named}) in eval mode: their mean is trained, too"
+            )
+        elif auxiliary:
+            then = " and then removed" if _only_auxiliary(model, images) else ""
+            say(f"auxiliary logits ({named}) are trained with training.auxiliary_weight{then}")
+    return _without_probabilities(model, images, say)
 
 
 def without_auxiliary(model: nn.Module, images: Tensor) -> None:
@@ -123,13 +139,38 @@ def without_auxiliary(model: nn.Module, images: Tensor) -> None:
     chooser = next((module for module in model.modules() if isinstance(module, ChosenOutput)), None)
     if chooser is None or not chooser.auxiliary:
         return
-    needed, in_training = _run(chooser, images, False), _run(chooser, images, True)
-    only = {name for name in in_training - needed if not any(inner.startswith(f"{name}.") for inner in needed)}
+    only = _only_auxiliary(chooser, images)
     for name in sorted(only):
         if name.rpartition(".")[0] not in only:
             parent, _, last = name.rpartition(".")
             setattr(chooser.net.get_submodule(parent), last, nn.Identity())
     chooser.auxiliary = ()
+
+
+def _only_auxiliary(chooser: ChosenOutput, images: Tensor) -> set[str]:
+    """Names of the modules of the network that run in training mode only."""
+    needed, in_training = _run(chooser, images, False), _run(chooser, images, True)
+    return {name for name in in_training - needed if not any(inner.startswith(f"{name}.") for inner in needed)}
+
+
+def _mean(result: Any, places: tuple[tuple[str, ...], ...]) -> Tensor:
+    return torch.stack([at(result, keys) for keys in places]).mean(0)
+
+
+def _gives_mean(model: nn.Module, images: Tensor, places: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether the output in eval mode is the mean of the training outputs at ``places``, as of distilled DeiT.
+
+    The layers are in eval mode, and only the modules that hold them in training mode: no dropout, no batch statistics.
+    """
+    expected = _called(model.eval(), images)
+    for module in model.modules():
+        module.training = any(True for _ in module.children())
+    try:
+        found = _called(model, images)
+    finally:
+        model.train()
+    tensors = dict(tensors_of(found))
+    return all(keys in tensors for keys in places) and torch.allclose(_mean(found, places), expected, atol=1e-5)
 
 
 def _run(chooser: ChosenOutput, images: Tensor, training: bool) -> set[str]:
@@ -239,28 +280,73 @@ def _gives(result: Any) -> str:
     return f"{(1, *value.shape[1:])}{kind}"
 
 
-def _without_probabilities(model: nn.Module, images: Tensor, classes: int, say: Say) -> nn.Module:
-    """Replace a softmax or sigmoid at the end of ``model``, so that its outputs are logits."""
+def _without_probabilities(model: nn.Module, images: Tensor, say: Say) -> nn.Module:
+    """Replace a softmax or sigmoid at the end of ``model``, so that its outputs are logits in both modes."""
+    single = _called(model.eval(), images)[0].numel() == 1
+    kinds = [_kind(model.train(training), images, single) for training in (False, True)]
     model.eval()
-    found = [_called(model, images * strength) for strength in STRENGTHS]
-    if found[0].dim() == 1 or found[0].shape[1] == 1:
-        if not _ends_in_sigmoid(found[0]):
-            return TwoLogits(model)
-        say("the network ends in sigmoid: its files give logarithms of the two probabilities")
-        return LogOfProbabilities(model, single=True)
-    if not all(_are_distributions(rows) for rows in found):
-        return model
-    for name, module in list(model.named_modules()):
-        if name and "softmax" in type(module).__name__.lower() and _is_last(model, name, images, found[1]):
+    modes = (kinds[0] == "probabilities", kinds[1] == "probabilities")
+    if "sigmoids" in kinds:
+        raise InputError(
+            "model: the network ends in a sigmoid for each class (values of 0 to 1 whose sum is not 1), and here an "
+            "image has one class: let it return the logits before the sigmoid, or end in softmax"
+        )
+    if not any(modes):
+        return TwoLogits(model) if single else model
+    expected = _called(model, images)
+    for name, module in list(model.named_modules()) if modes[0] and not single else []:
+        if name and "softmax" in type(module).__name__.lower() and _is_last(model, name, images, expected):
             say(f"the network ends in softmax ({name}): its files give the logits before it")
             return model
-    say("the network ends in softmax: its files give logarithms of the probabilities")
-    return LogOfProbabilities(model, single=False)
+    ending = f"the network ends in {'sigmoid' if single else 'softmax'}{'' if all(modes) else _only(modes)}"
+    if modes[0]:
+        ending += f": its files give logarithms of the {'two ' if single else ''}probabilities"
+    say(ending)
+    return LogOfProbabilities(model, single, modes)
+
+
+def _only(modes: tuple[bool, bool]) -> str:
+    return " in eval mode only" if modes[0] else " in training mode only"
+
+
+def _kind(model: nn.Module, images: Tensor, single: bool) -> str:
+    """What the outputs of ``model`` are in its mode: ``logits``, ``probabilities``, or ``sigmoids`` of each class."""
+    if not single and all(_are_distributions(_called(model, images * strength)) for strength in STRENGTHS):
+        return "probabilities"
+    if not all(_are_shares(_called(model, images * scale)) for scale in SCALES) or not _bounded(model, images):
+        return "logits"
+    return "probabilities" if single else "sigmoids"
+
+
+def _bounded(model: nn.Module, images: Tensor) -> bool:
+    """Whether the outputs are in 0 to 1 for other weights, too; the network's own weights are restored."""
+    own = [(value, value.detach().clone()) for value in model.parameters()]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for draw in range(DRAWS):
+            with torch.no_grad():
+                for value, before in own:
+                    spread = 1.0 if before.dim() < 2 else float(before.float().square().mean().sqrt())
+                    noise = torch.randn(before.shape, generator=generator).to(before)
+                    value.copy_(before + noise * spread * 10 ** (draw % 3))
+                if not _are_shares(_called(model, images)):
+                    return False
+        return True
+    finally:
+        with torch.no_grad():
+            for value, before in own:
+                value.copy_(before)
+
+
+def _are_shares(outputs: Tensor) -> bool:
+    """Whether all outputs that are numbers are in 0 to 1."""
+    known = outputs.detach()[~outputs.detach().isnan()]
+    return bool(((known >= 0) & (known <= 1)).all())
 
 
 def _are_distributions(rows: Tensor) -> bool:
     sums = rows.detach().double().sum(1)
-    return bool((rows >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+    return bool((rows >= 0).all()) and bool(((sums - 1).abs() < ROUNDED).all())
 
 
 def _is_last(model: nn.Module, name: str, images: Tensor, expected: Tensor) -> bool:
@@ -274,11 +360,3 @@ def _is_last(model: nn.Module, name: str, images: Tensor, expected: Tensor) -> b
         return True
     setattr(holder, last, softmax)
     return False
-
-
-def _ends_in_sigmoid(output: Tensor) -> bool:
-    """Whether the last operation that is not a view was a sigmoid."""
-    node = output.grad_fn
-    while node is not None and type(node).__name__.startswith(VIEWS):
-        node = node.next_functions[0][0] if node.next_functions else None
-    return node is not None and type(node).__name__.startswith("Sigmoid")

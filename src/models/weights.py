@@ -91,7 +91,9 @@ def load_weights(model: nn.Module, weights: Weights | Path) -> str:
         chosen, head, wrong = _fitted(chosen, own, weights)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise MisfitError(f"model.weights: {weights.path} does not fit the model: {'; '.join(wrong[:3])}{more}")
+        fit = sum(name in chosen and chosen[name].shape == value.shape for name, value in own.items())
+        advice = "" if any("replace_head" in line for line in wrong) else f"; {_advice(fit, len(own))}"
+        raise MisfitError(f"model.weights: {weights.path} does not fit the model: {'; '.join(wrong[:3])}{more}{advice}")
     broken: dict[str, list[str]] = {}
     for name, value in chosen.items():
         reason = wrong_values(name, value, own[name])
@@ -106,7 +108,7 @@ def load_weights(model: nn.Module, weights: Weights | Path) -> str:
     model.load_state_dict(own)
     holder = place.holder(tensors, own)
     prefix = place.front.removeprefix(holder).removeprefix(".")
-    prefix += "_orig_mod." if any(COMPILED.search(name) for name in found) else ""
+    prefix += "".join(sorted(_wrappers(found, {place.name(name) for name in chosen})))
     said = [f"took {holder}"] if holder else []
     said += [f"dropped the prefix '{prefix}'"] if prefix else []
     said += [f"put '{place.dropped}' before the names"] if place.dropped else []
@@ -118,6 +120,17 @@ def load_weights(model: nn.Module, weights: Weights | Path) -> str:
         averaged = "its moving average" if AVERAGED.search(others[0]) else "other weights that fit"
         said.append(f"{averaged} can be taken by model.weights_key={others[0]}")
     return f"{weights.path.name}: {', '.join(said)}" if said else ""
+
+
+def _advice(fit: int, count: int) -> str:
+    """What to do about a file of which ``fit`` of the network's ``count`` tensors have the name and shape."""
+    near = "give the settings of the network that it was saved from (model.name, model.…, the images' size)"
+    return f"{fit} of {count} tensors fit: {near if fit else 'it is the file of another network'}"
+
+
+def _wrappers(found: Iterable[str], chosen: set[str]) -> set[str]:
+    """What torch's wrappers put into the full names of the chosen tensors."""
+    return {match.group() for name in found if COMPILED.sub("", name) in chosen for match in COMPILED.finditer(name)}
 
 
 @dataclass(frozen=True)

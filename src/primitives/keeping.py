@@ -11,6 +11,7 @@ MOST_VALUES = 16_384  # the most values that the weights of a tensor can share
 SAMPLE = 65_536  # weights that are looked at first
 CHANCE = 10 / 2**24  # ten times the probability that two float32 weights are equal by chance
 HALVES = (torch.bfloat16, torch.float16)
+WIDTH = 64  # terms of a sum on a GPU
 FEW_VALUES = 256  # a codebook of at most this many values may be exact in a half precision
 
 
@@ -62,14 +63,13 @@ class Keep(StepCallback):
 
     def __init__(self, model: nn.Module) -> None:
         self.zeros: dict[str, Tensor] = {}
-        self.members: dict[str, tuple[Tensor, Tensor]] = {}
+        self.members: dict[str, Members] = {}
         for name, weight in model.named_parameters():
             if weight.dim() < 2 or not weight.requires_grad or NNCF_HOOKS in name:
                 continue
             values = shared_values(weight)
             if values is not None:
-                labels = label_members(weight, values)
-                self.members[name] = (labels, torch.bincount(labels.flatten(), minlength=len(values) + 1).clamp(min=1))
+                self.members[name] = Members(weight, values)
             elif bool((weight == 0).any()):
                 self.zeros[name] = weight.detach() == 0
 
@@ -81,11 +81,11 @@ class Keep(StepCallback):
             if gradient is not None:
                 self.zeros[name] = zero = zero.to(gradient.device)
                 gradient.masked_fill_(zero, 0.0)
-        for name, (labels, counts) in self.members.items():
+        for name, members in self.members.items():
             gradient = parameters[name].grad
             if gradient is not None:
-                self.members[name] = labels, counts = labels.to(gradient.device), counts.to(gradient.device)
-                gradient.copy_((member_sums(gradient, labels, len(counts)) / counts)[labels])
+                members.to(gradient.device)
+                gradient.copy_(members.shared(members.sums(gradient) / members.counts))
 
 
 def label_members(weight: Tensor, values: Tensor) -> Tensor:
@@ -105,21 +105,93 @@ def label_members(weight: Tensor, values: Tensor) -> Tensor:
     return labels.masked_fill_(weight.detach() == 0, 0)
 
 
-def member_sums(gradient: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Sum the gradient over the members of each label.
+class Members:
+    """Which weights of a tensor share a value; sums a gradient over them.
+
+    On a GPU, ``index_add_`` in its deterministic form adds the members of a value one after the other, so that a step
+    of VGG16 took seconds. There, rows of 64 members are summed side by side, then rows of these sums, and so on.
 
     Args:
-        gradient: Any shape.
-        labels: int64, of the same shape, each in ``[0, count)``.
+        weight: Any shape; each weight is zero or one of ``values``.
+        values: ``[k]``, ascending.
+
+    Attributes:
+        labels: The place of each weight's value, counted from 1; 0 for a zero: int64, of the weight's shape.
+        counts: Number of members of each label, at least 1: int64, ``[k + 1]``.
+    """
+
+    def __init__(self, weight: Tensor, values: Tensor) -> None:
+        self.labels = label_members(weight, values)
+        self.counts = torch.bincount(self.labels.flatten(), minlength=len(values) + 1).clamp(min=1)
+        self.levels: list[Tensor] = []
+
+    def to(self, device: torch.device) -> None:
+        """Move to a device, in place."""
+        if self.labels.device == device:
+            return
+        self.levels = [] if device.type == "cpu" else [i.to(device) for i in sum_levels(self.labels, len(self.counts))]
+        self.labels, self.counts = self.labels.to(device), self.counts.to(device)
+
+    def sums(self, gradient: Tensor) -> Tensor:
+        """Sum a gradient of the weight's shape over the members of each label.
+
+        Returns:
+            Sums, ``[k + 1]``; that of label 0, the zeros, is 0.
+
+        >>> members = Members(torch.tensor([-1.0, 0.0, 3.0, -1.0]), torch.tensor([-1.0, 3.0]))
+        >>> members.sums(torch.tensor([1.0, 5.0, 2.0, 4.0]))
+        tensor([0., 5., 2.])
+        """
+        if self.levels:
+            return torch.cat([gradient.new_zeros(1), summed_by_levels(gradient.flatten(), self.levels)])
+        sums = torch.zeros(len(self.counts), device=gradient.device, dtype=gradient.dtype)
+        sums.index_add_(0, self.labels.flatten(), gradient.flatten())
+        sums[:1].zero_()  # in place on the device: an assigned 0 would be copied from the host
+        return sums
+
+    def shared(self, values: Tensor) -> Tensor:
+        """The value of its label, of ``[k + 1]``, for each weight."""
+        return values[self.labels]
+
+
+def sum_levels(labels: Tensor, count: int) -> list[Tensor]:
+    """Where the terms of each level of sums stand in the level before, so that the last level has a sum for each label.
+
+    Args:
+        labels: int64, any shape, each in ``[0, count)``; what has label 0 is not summed.
         count: Number of labels.
 
     Returns:
-        Sums, ``[count]``; that of label 0, the zeros, is 0.
+        For each level int64 ``[sums, 64]``; one past the end of the level before stands for no term.
 
-    >>> member_sums(torch.tensor([1.0, 5.0, 2.0, 4.0]), torch.tensor([1, 0, 2, 1]), 3)
-    tensor([0., 5., 2.])
+    >>> [level] = sum_levels(torch.tensor([1, 0, 2, 1]), 3)
+    >>> level[:, :3]
+    tensor([[0, 3, 4],
+            [2, 4, 4]])
     """
-    sums = torch.zeros(count, device=gradient.device, dtype=gradient.dtype)
-    sums.index_add_(0, labels.flatten(), gradient.flatten())
-    sums[:1].zero_()  # in place on the device: an assigned 0 would be copied from the host
-    return sums
+    levels: list[Tensor] = []
+    labels = labels.flatten().cpu()
+    while not levels or len(labels) > count - 1:
+        order = torch.argsort(labels, stable=True)
+        lengths = torch.bincount(labels, minlength=count)
+        rows = ((lengths + WIDTH - 1) // WIDTH).clamp(min=1)
+        rows[0] = 0
+        order = order[lengths[0] :]
+        ordered = labels[order]
+        within = torch.arange(len(order)) - (lengths.cumsum(0) - lengths)[ordered] + lengths[0]
+        index = torch.full((int(rows.sum()), WIDTH), len(labels))
+        index[(rows.cumsum(0) - rows)[ordered] + within // WIDTH, within % WIDTH] = order
+        levels.append(index)
+        labels = torch.repeat_interleave(torch.arange(count), rows)
+    return levels
+
+
+def summed_by_levels(terms: Tensor, levels: list[Tensor]) -> Tensor:
+    """The sums of ``sum_levels`` of terms ``[n]``.
+
+    >>> summed_by_levels(torch.tensor([1.0, 5.0, 2.0, 4.0]), sum_levels(torch.tensor([1, 0, 2, 1]), 3))
+    tensor([5., 2.])
+    """
+    for index in levels:
+        terms = torch.cat([terms, terms.new_zeros(1)])[index].sum(1)
+    return terms

@@ -165,13 +165,16 @@ class StageStore:
             run: The run folder that uses it.
         """
         content = read_record(record)
+        if "spec" not in content:
+            self._say(f"{record} is damaged and is not used.")
+            return
         name = identity(content["spec"])
         if self.find(name) is not None:
             return
         if FILES not in content:
             self._say(UNCHECKED)
             return
-        if content.get(RECORD_DIGEST) != _digest_of(content):
+        if content.get(RECORD_DIGEST) != _digest_of(content) or not _names_files(content):
             self._say(f"{record} is damaged and is not used.")
             return
         if not weights.is_file() or _first_damaged(content, {WEIGHTS: sha256_of(weights)}) is not None:
@@ -253,7 +256,7 @@ class StageStore:
             record = read_record(folder / RECORD)
             if FILES not in record:
                 return record, UNCHECKED
-            if record.get(RECORD_DIGEST) != _digest_of(record):
+            if record.get(RECORD_DIGEST) != _digest_of(record) or not _names_files(record):
                 return record, _sentence(identity, RECORD)
             there = {name: path for name in record[FILES] if (path := folder / name).is_file()}
             damaged = _first_damaged(record, checksums(there, folder / CHECKED))
@@ -329,6 +332,12 @@ def _sentence(identity: str, name: str) -> str:
 def _first_damaged(record: Mapping[str, Any], found: Mapping[str, str]) -> str | None:
     """The first file that has another checksum than the record names, or none."""
     return next((name for name, file in record[FILES].items() if found.get(name) != file["sha256"]), None)
+
+
+def _names_files(record: Mapping[str, Any]) -> bool:
+    """Whether a record has a checksum for each file, as every record has that this project wrote."""
+    files = record[FILES]
+    return isinstance(files, dict) and all(isinstance(each, dict) and "sha256" in each for each in files.values())
 
 
 def _digest_of(record: Mapping[str, Any]) -> str:

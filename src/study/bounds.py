@@ -85,7 +85,7 @@ def measure_untrained(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str,
             return evaluation_batches(splits, images, batch_size=1)
 
         session = target.load(parts[0], threads=1)
-        columns = measure_untested(target, parts, session, splits, few_images, integer=lowered.integer)
+        columns = measure_untested(target, parts, session, splits, few_images, lowered)
         if judge.timed:
             clock = replace(plan.clock, largest_batch=1)
             columns |= measure_times([(target, parts[0])], splits, single_images, clock)[0].columns()

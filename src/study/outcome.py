@@ -101,6 +101,11 @@ class Outcome:
             f"Written: {self.folder} (search.json, front.png)    {overhead:.1f} % of the time went to the search",
         ]
 
+    @property
+    def chosen_row(self) -> Row | None:
+        """The chosen model's row of the target that was measured in each trial; None if there is none."""
+        return None if self.chosen is None else self._searched_row(self.finalists[self.chosen])
+
     def registration(self, git_commit: str | None) -> Registration:
         """The chosen model for the registry; there must be one."""
         assert self.chosen is not None

@@ -185,7 +185,9 @@ class GuardedSearch(Guard, TrackedSearch):
         self.close(self.search.finish, status, figures)
 
 
-def finish_survey(tracker: Tracker, folder: Path, status: str, artifacts: Path) -> None:
+def finish_survey(
+    tracker: Tracker, folder: Path, status: str, artifacts: Path, figures: Mapping[str, float] | None = None
+) -> None:
     """Log the files of a survey and close its parent run, if a member has opened one in this store.
 
     Args:
@@ -193,6 +195,7 @@ def finish_survey(tracker: Tracker, folder: Path, status: str, artifacts: Path) 
         folder: Folder of the survey.
         status: FINISHED, FAILED or KILLED.
         artifacts: Folder of the stages, beside which is noted what is unsent.
+        figures: The figures that the survey is known by; none if None.
 
     Raises:
         TrackingError: The store refuses; what it lacks is kept.
@@ -204,6 +207,6 @@ def finish_survey(tracker: Tracker, folder: Path, status: str, artifacts: Path) 
             journal.remove()
         return
     survey = GuardedSearch.of(tracker, folder, artifacts)
-    survey.finish(status, {})
+    survey.finish(status, figures or {})
     if survey.failure is not None:
         raise TrackingError(survey.failure)

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from src.contracts import BY_NAME, Epoch, TrackingError
-from src.contracts.formats import Words
+from src.contracts import Epoch, TrackingError
+from src.contracts.figures import check_figures
 from src.device import schema
 from src.device.schema import LINE, TEXT, TRUTH, Kind, between, count, optional
 from src.tracking.event_file import EventFile
@@ -154,15 +154,7 @@ def _check(event: Mapping[str, Any], *, first: bool) -> None:
         schema.check(event["figures"], NUMBERS, "figures")
     elif kind == "rows":
         for row in event["rows"]:
-            _check_columns(row)
+            check_figures(row)
     elif kind == "register":
         for row in (event["chosen"]["row"], *event["chosen"]["rows"]):
-            _check_columns(row)
-
-
-def _check_columns(row: Mapping[str, Any]) -> None:
-    """Check the columns that a row may lack: numbers, but those for words, which may be anything plain."""
-    for name, column in BY_NAME.items():
-        if not isinstance(column.format, Words):
-            schema.check(row.get(name), optional(NUMBER), name)
-    schema.check(row.get("seed"), optional(count(0)), "seed")
+            check_figures(row)

@@ -44,7 +44,7 @@ from src.contracts import (
 from src.tracking.aliases import Tags
 from src.tracking.event_file import EventFile
 from src.tracking.registry import SAME_MODEL, Registry
-from src.tracking.surveys import FILES, forget_parent, open_parent, read_parent
+from src.tracking.surveys import FILES, REPORTS, forget_parent, open_parent, read_parent
 
 SAME_ROW = (*SAME_MODEL, "target")
 
@@ -223,7 +223,7 @@ class JsonLinesSearch(TrackedSearch):
             return JsonLinesRegistry(self.uri, self.file).register(chosen, self.folder)
 
     def finish(self, status: str, figures: Mapping[str, float], ended: float | None = None) -> None:
-        files = [str(self.folder / name) for name in FILES if (self.folder / name).exists()]
+        files = [str(self.folder / name) for name in (*FILES, *REPORTS) if (self.folder / name).exists()]
         at = {} if ended is None else {"time": ended}
         parent = self._parent()
         self.file.append("survey_finished", survey=parent, status=status, figures=dict(figures), files=files, **at)

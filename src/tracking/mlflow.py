@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from src.contracts import (
     TrackingError,
     first_line,
 )
+from src.tracking.comparing import compared_settings
 from src.tracking.mlflow_moved import artifact_root
 from src.tracking.mlflow_store import (
     KEY_TAG,
@@ -32,14 +33,15 @@ from src.tracking.mlflow_store import (
     one_at_a_time,
     runs_with,
 )
+from src.tracking.mlflow_view import LOCAL, address, write_view
 from src.tracking.surveys import forget_parent, open_parent
 
 if TYPE_CHECKING:
     from src.tracking.mlflow_run import MlflowRun
 
 ADDRESS = "MLFLOW_TRACKING_URI"  # the variable by which MLflow's users name their store; conf/tracking reads it
-LONGEST_PARAM = 6000  # MLflow refuses longer ones; the whole config is an artifact, too
 PARAMS_AT_ONCE = 100
+CONFIG = "config.yaml"  # of a run, whole, among its files
 
 
 class MlflowTracker(Tracker):
@@ -61,6 +63,19 @@ class MlflowTracker(Tracker):
             return self.uri
         program = str(Path(sys.executable).parent / "mlflow").removeprefix(f"{Path.cwd()}/")
         return f"{program} ui --backend-store-uri {self.uri}"
+
+    def page(self, run_id: str | None) -> str | None:
+        if run_id is None:
+            return self.compare
+        try:
+            with answering(self.uri):
+                client, _ = connect(self.uri)
+                experiment = str(client.get_run(run_id).info.experiment_id)
+        except TrackingError:  # the store does not answer any more; what it lacks is said elsewhere
+            return self.compare
+        if self.uri.startswith("http"):
+            return address(self.uri, experiment)
+        return f"{self.compare}, then {address(LOCAL, experiment)}"
 
     def start(self, run: RunDescription) -> TrackedRun:
         from src.tracking.mlflow_run import MlflowRun
@@ -90,7 +105,8 @@ class MlflowTracker(Tracker):
         from mlflow.entities import DatasetInput, InputTag
 
         try:
-            _log_params(client, opened.run_id, run.config, found.data.params)
+            _log_params(client, opened.run_id, compared_settings(run), found.data.params)
+            client.log_dict(opened.run_id, dict(run.config), CONFIG)
             if found.inputs is None or not found.inputs.dataset_inputs:
                 used = DatasetInput(_dataset(run.data), [InputTag("mlflow.data.context", "train, test")])
                 client.log_inputs(opened.run_id, [used])
@@ -133,13 +149,15 @@ class MlflowTracker(Tracker):
     def _experiment(self, client: Any, name: str) -> str:
         """Find or create the MLflow experiment ``name``; return its identifier."""
         found = client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        root = artifact_root(self.uri)
-        location = f"{root}{quote(name)}" if root is not None else None
-        # This kind shows MLflow's pages for model training, not those for language models.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+        if found is None:
+            root = artifact_root(self.uri)
+            location = f"{root}{quote(name)}" if root is not None else None
+            # This kind shows MLflow's pages for model training, not those for language models.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            client.create_experiment(name, artifact_location=location, tags=tags)
+            found = client.get_experiment_by_name(name)
+        write_view(client, found)
+        return str(found.experiment_id)
 
     def _parent(self, client: Any, experiment: str, run: RunDescription) -> str | None:
         """Find the survey's run, or create it for its first member; None for a single run."""
@@ -189,23 +207,14 @@ def _earlier_run(client: Any, experiment: str, run: RunDescription, parent: str 
     return found[0] if found else None
 
 
-def _log_params(client: Any, run_id: str, config: Mapping[str, Any], logged: Mapping[str, str]) -> None:
-    """Log each setting of the config as a parameter, but those that are logged."""
+def _log_params(client: Any, run_id: str, settings: Mapping[str, str], logged: Mapping[str, str]) -> None:
+    """Log each setting as a parameter, but those that are logged."""
     from mlflow.entities import Param
 
-    settings = {metric_key(key): str(value)[:LONGEST_PARAM] for key, value in _settings(config)}
-    params = [Param(key, value) for key, value in settings.items() if key not in logged]
-    for start in range(0, len(params), PARAMS_AT_ONCE):
-        client.log_batch(run_id, params=params[start : start + PARAMS_AT_ONCE])
-
-
-def _settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting of a nested config by its dotted key."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    named = {metric_key(key): value for key, value in settings.items()}
+    params = [Param(key, value) for key, value in named.items() if key not in logged]
+    if params:
+        client.log_batch(run_id, params=params[:PARAMS_AT_ONCE])
 
 
 def _dataset(data: DataDescription) -> Any:

@@ -10,10 +10,13 @@ from typing import Any
 
 from src.contracts import Epoch, Refused, Row, RunDescription, TrackedRun
 from src.files.inside import is_inside
+from src.tracking.comparing import sparsity_of
 from src.tracking.mlflow_models import log_model
 from src.tracking.mlflow_store import answering, metric_key, milliseconds, one_at_a_time
 
 SAMPLING_SECONDS = 5
+# Both sort behind the columns of a row, which stand in a run by their plain names.
+FILES, CURVES = "targets", "training"  # of metrics: by target all columns of a row, by stage the epochs of its training
 
 
 class MlflowRun(TrackedRun):
@@ -49,7 +52,9 @@ class MlflowRun(TrackedRun):
         fields = {key: value for key, value in asdict(epoch).items() if key not in ("epoch", "finished_at")}
         numbers = {key: value for key, value in fields.items() if value is not None}  # null stands for infinite
         at = milliseconds(epoch.finished_at)
-        metrics = [Metric(metric_key(f"{stage}/{key}"), value, at, epoch.epoch) for key, value in numbers.items()]
+        metrics = [
+            Metric(metric_key(f"{CURVES}/{stage}/{key}"), value, at, epoch.epoch) for key, value in numbers.items()
+        ]
         with answering(self._uri):
             self._client.log_batch(self.run_id, metrics=metrics)
 
@@ -58,7 +63,10 @@ class MlflowRun(TrackedRun):
             for row in rows:
                 with one_at_a_time():  # members of a survey that run at once log the baseline's model once
                     self._log_model(row, folder)
-            self._log_columns(rows, next(row for row in rows if row.variant == self._run.variant))
+            first = next(row for row in rows if row.variant == self._run.variant)
+            if "bits" not in self._client.get_run(self.run_id).data.params:
+                self._client.log_param(self.run_id, "bits", f"{first.bits_per_weight:.3g}")
+            self._log_columns(rows, first)
             for key in ("identity", "machine"):
                 self._client.set_tag(self.run_id, key, getattr(rows[-1], key))
             for file, place in _visible_files(folder):
@@ -89,7 +97,7 @@ class MlflowRun(TrackedRun):
             self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
 
     def _log_columns(self, rows: Sequence[Row], first: Row) -> None:
-        """Log each row's numbers as metrics ``<target>/<column>``, and those of ``first`` by their plain names.
+        """Log each row's numbers as metrics ``targets/<target>/<column>``, and those of ``first`` by plain names.
 
         The models' numbers stand in the run by plain names, too, and MLflow shows the latest: those of ``first`` are
         a millisecond later than all others.
@@ -98,13 +106,15 @@ class MlflowRun(TrackedRun):
 
         metrics = []
         for row in rows:
-            prefix = row.target if row.variant == self._run.variant else f"baseline_{row.target}"
+            prefix = f"{FILES}/{row.target}" if row.variant == self._run.variant else f"{FILES}/{row.target}/baseline"
             at = milliseconds(row.measured_at)
             metrics += [
                 Metric(metric_key(f"{prefix}/{key}"), float(value), at, 0) for key, value in row.numbers().items()
             ]
         last = max(milliseconds(row.measured_at) for row in rows) + 1
         metrics += [Metric(key, float(value), last, 0) for key, value in first.numbers().items()]
+        sparsity = sparsity_of(first)
+        metrics += [Metric("sparsity", sparsity, last, 0)] if sparsity is not None else []
         self._client.log_batch(self.run_id, metrics=metrics)
 
 

@@ -13,7 +13,10 @@ from src.files.inside import is_inside
 from src.tracking.mlflow_registry import MlflowRegistry
 from src.tracking.mlflow_store import PARENT_TAG, answering, connect, metric_key, milliseconds, runs_with
 from src.tracking.provenance import git_commit
-from src.tracking.surveys import FILES, read_parent
+from src.tracking.surveys import DESCRIPTION, FILES, REPORTS, read_parent
+
+NOTE = "mlflow.note.content"  # what MLflow's page shows as the description of a run, in Markdown
+LONGEST_NOTE = 7_000  # MLflow cuts a tag at 8,000 characters
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,11 @@ class MlflowSearch(TrackedSearch):
     def finish(self, status: str, figures: Mapping[str, float], ended: float | None = None) -> None:
         with answering(self.uri):
             store = self._store()
-            for name in FILES:
+            for name in (*FILES, *REPORTS):
                 if is_inside(self.folder / name, self.folder):
                     store.client.log_artifact(store.parent, str(self.folder / name))
+            if is_inside(self.folder / DESCRIPTION, self.folder):
+                store.client.set_tag(store.parent, NOTE, _description(self.folder / DESCRIPTION))
             for key, value in figures.items():
                 if store.figures.get(key) != value:
                     store.client.log_metric(store.parent, key, value)
@@ -110,6 +115,14 @@ class MlflowSearch(TrackedSearch):
             params=[Param(metric_key(key.replace(":", "/")), str(value)) for key, value in record.params.items()],
         )
         store.client.set_terminated(run.info.run_id, "FAILED" if record.failed else "FINISHED", ended)
+
+
+def _description(report: Path) -> str:
+    """A report in Markdown up to the first part that MLflow need not show, and up to what a tag may hold."""
+    text = report.read_text(encoding="utf-8", errors="replace").partition("\n### ")[0]
+    if len(text) > LONGEST_NOTE:
+        text = text[:LONGEST_NOTE].rpartition("\n")[0] + "\n"
+    return text
 
 
 def _logged_meanwhile(store: _Store, number: int) -> bool:

@@ -10,7 +10,10 @@ from pathlib import Path
 from src.files.writing import write_text
 
 PARENT = ".mlflow_parent"  # every store uses this file; its name is from when MLflow was the only one
-FILES = ("survey.json", "search.json", "results.json", "metrics.json", "front.png", "config.yaml")  # logged with it
+# What is logged with it: records, and what ``src.reporting`` makes of them.
+FILES = ("survey.json", "search.json", "results.json", "metrics.json", "front.png", "config.yaml")
+REPORTS = ("report.html", "report.md", "table.csv")
+DESCRIPTION = "report.md"
 
 
 @dataclass(frozen=True)

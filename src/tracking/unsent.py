@@ -199,19 +199,24 @@ class Journal:
         """Whether a command of this machine that writes it is at work."""
         return has_owner(self.folder) or (self.survey is not None and has_owner(self.survey))
 
-    def send(self, tracker: Tracker) -> None:
+    def send(self, tracker: Tracker) -> list[str]:
         """Log all of it, close the run with its final status, and remove the journal.
+
+        Returns:
+            A line for each model that was changed after it was measured, and is not logged.
 
         Raises:
             TrackingError: The store refuses; the journal stays.
         """
+        lines: list[str] = []
         if self.is_run:
-            self._send_run(tracker)
+            lines = self._send_run(tracker)
         elif self.events and read_parent(self.folder, self.store.uri) is not None:
             self._send_search(tracker)
         self.remove()
+        return lines
 
-    def _send_run(self, tracker: Tracker) -> None:
+    def _send_run(self, tracker: Tracker) -> list[str]:
         record = self.events[0]["run"]
         data = fields_of(DataDescription, record["data"])
         run = tracker.start(fields_of(RunDescription, record, data=data, folder=self.folder, survey=self.survey))
@@ -222,12 +227,15 @@ class Journal:
         rows = [Row.of(row) for event in self._all("rows") for row in event["rows"]]
         files = [self.folder / RESULTS, *(self.folder / row.artifact for row in rows)]
         complete = bool(rows) and all(is_inside(file, self.folder) for file in files)
-        if complete:
-            run.rows(rows, self.folder)
+        changed = [row for row in rows if complete and not _is_measured(self.folder / row.artifact, row.sha256)]
+        if complete and changed != rows:
+            run.rows([row for row in rows if row not in changed], self.folder)
         refused = [fields_of(Refused, each) for event in self._all("refused") for each in event["refused"]]
         if refused:
             run.refused(refused)
         run.finish("FINISHED" if complete else self._status(), self.events[-1]["time"])
+        reason = "was changed after it was measured (another checksum): its run is sent without this model"
+        return [f"{self.folder / row.artifact} {reason}" for row in changed]
 
     def _send_search(self, tracker: Tracker) -> None:
         search = tracker.search(self.folder)
@@ -247,6 +255,15 @@ class Journal:
 
     def _all(self, kind: str) -> Iterator[dict[str, Any]]:
         return (event for event in self.events if event["event"] == kind)
+
+
+def _is_measured(file: Path, checksum: str) -> bool:
+    """Whether an exported file, with its ``.bin`` if it is an ``.xml``, has the checksum of its row."""
+    digest = hashlib.sha256(file.read_bytes())
+    weights = file.with_suffix(".bin")
+    if file.suffix == ".xml" and is_inside(weights, file.parent):
+        digest.update(weights.read_bytes())
+    return digest.hexdigest() == checksum
 
 
 def _this_machine() -> tuple[str, str | None]:

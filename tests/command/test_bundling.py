@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from src.command.bundle_images import pick
-from src.command.bundling import archive, labels
+from src.command.bundle_files import MeasuredFile
+from src.command.bundle_images import Sample, pick
+from src.command.bundling import _model, archive, labels
 from src.contracts import Entry, ImageSet
 from tests.rows import row
 
@@ -50,6 +52,13 @@ def test_a_sample_has_each_class_in_proportion_and_is_the_same_each_time() -> No
     places = chosen.images.flatten().tolist()
     assert places == sorted(set(places))
     assert places == pick(images, 10, 3).images.flatten().tolist()
+
+
+def test_the_record_of_a_bundle_has_the_size_of_the_file_not_that_of_its_row(tmp_path: Path) -> None:
+    (tmp_path / "small.onnx").write_bytes(bytes(1234))
+    file = MeasuredFile(Entry(row(size_bytes=7)), (tmp_path / "small.onnx",), {}, None, None)
+    model = _model(file, Sample(b"", {"name": "pets", "images": 3}), "small")
+    assert (model.host.size_bytes, model.manifest["size_bytes"], model.host.images) == (1234, 1234, 3)
 
 
 @pytest.mark.parametrize("count", [1, 7, 99])

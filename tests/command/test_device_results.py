@@ -52,7 +52,9 @@ def write_results(folder: Path, content: Mapping[str, Any]) -> Path:
 
 def remember(artifacts: Path, tracked: Mapping[str, TrackedRun | None]) -> None:
     """Write the bundle's record; ``tracked`` is the run of each model."""
-    models = {name: HostModel.from_row(measured, tracked[name], 10) for name, measured in ROWS.items()}
+    models = {
+        name: HostModel.from_row(measured, tracked[name], measured.size_bytes, 10) for name, measured in ROWS.items()
+    }
     BundleRecord(BUNDLE, models).write(artifacts)
 
 
@@ -212,7 +214,8 @@ def test_a_record_without_a_schema_is_of_mlflow(tmp_path: Path) -> None:
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     models = {
-        name: HostModel.from_row(measured, TrackedRun("jsonl", "t.jsonl", "0"), 10) for name, measured in ROWS.items()
+        name: HostModel.from_row(measured, TrackedRun("jsonl", "t.jsonl", "0"), measured.size_bytes, 10)
+        for name, measured in ROWS.items()
     }
     BundleRecord(BUNDLE, models).write(tmp_path)
     assert BundleRecord.find(tmp_path, BUNDLE) == BundleRecord(BUNDLE, models)

@@ -30,4 +30,4 @@ UNFIT = Refused("small", "tflite", "target.tflite: it has no such operator")
 def test_a_refused_file_is_1_and_a_target_without_a_form_for_the_network_is_0(
     changes: dict[str, Any], code: int
 ) -> None:
-    assert Executed(None, replace(DONE, **changes), None).code == code  # type: ignore[arg-type]
+    assert Executed(None, replace(DONE, **changes), None, None).code == code  # type: ignore[arg-type]

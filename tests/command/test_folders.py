@@ -85,6 +85,7 @@ def test_twenty_pairs_of_commands_begun_at_once_all_work(tmp_path: Path) -> None
     assert found == list(range(40))
 
 
+@pytest.mark.slow
 def test_two_surveys_of_one_second_have_a_folder_each(commands: Commands) -> None:
     commands.patch.chdir(commands.folder)
     named = f"hydra.sweep.dir='{commands.folder}/it\\'s/{YEAR}'"
@@ -150,6 +151,7 @@ def test_a_member_whose_folder_has_a_living_owner_fails_and_touches_nothing(comm
     assert json.loads((out / "survey.json").read_text())["members"] == ["0_baseline"]
 
 
+@pytest.mark.slow
 def test_a_survey_in_the_folder_of_a_larger_one_has_the_rows_of_its_own_members(commands: Commands) -> None:
     where = [f"hydra.sweep.dir={commands.folder}/out", f"artifacts={commands.artifacts}", "tracking=off"]
     for seeds in ("0,1,2", "0,1"):

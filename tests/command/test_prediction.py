@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from src.command.prediction import normalized, predict, prepare, softmax
 from src.contracts import InputError, ModelCard, Preparation
+from tests.exported import CARD as COLOURS
+from tests.exported import TARGETS, cnn
 
 CARD = ModelCard(("dark", "bright"), (2, 1, 1), (0.5, 0.25), (0.25, 0.5), "")
 
@@ -48,3 +52,18 @@ def test_an_image_is_resized_and_cropped_as_the_card_says(tmp_path: Path) -> Non
     assert whole.max() > 0.98
     assert middle.min() == pytest.approx(0.25, abs=0.01)
     assert middle.max() == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classes": ("a", "b")}, "it names 2 classes, and gives 3 logits"),
+        ({"std": (0.2, 0.0, 0.3)}, r"std\[1\] is 0.0, and must be a number from"),
+    ],
+)
+def test_a_file_whose_card_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    file = tmp_path / "model.onnx"
+    TARGETS["onnxruntime"].export(cnn(), torch.zeros(1, 3, 8, 8), file, replace(COLOURS, **changes), {})
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    with pytest.raises(InputError, match=says):
+        predict(file, [tmp_path / "image.png"], 1)

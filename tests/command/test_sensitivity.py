@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["model.blocks=[[8],[16]]", "model.dense=32", "training.epochs=3", "training.threads=1"]
 
 
+@pytest.mark.slow
 def test_a_table_a_picture_and_a_file_that_methods_take(tmp_path: Path) -> None:
     tried = ["sensitivity.sparsity=[0.5,0.9]", "sensitivity.bits=[2,8]", "sensitivity.clusters=[4]"]
     said = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.command.stored_stages import size_of
-from src.stages.store import RUNS, WEIGHTS, StageStore
+from src.stages.store import RECORD, RUNS, WEIGHTS, StageStore
 from tests.commands import Commands, Said
 
 NOTHING = {"spec": {"kind": "timing", "exports": []}}
@@ -90,6 +90,32 @@ def test_bytes_that_two_stages_share_are_counted_once(commands: Commands, store:
     shutil.rmtree(store.folder("new"))
     shutil.copytree(store.folder("middle"), store.folder("new"), copy_function=os.link)
     assert "4 stages, 30" in artifacts(commands).out
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ('{"spec": {"kind": "x"}}', 'spec.kind is "x", and must be timing, baseline or step or export'),
+        ('{"spec": {"kind": []}}', "spec.kind is a list of 0, and must be timing"),
+        ('{"spec": 5}', "spec is 5, and must be an object"),
+        ("{}", "it has no spec"),
+        ('{"spec": {"kind": "timing"}}', "spec has no exports"),
+        ('{"spec": {"kind": "step", "method": {"_target_": 7}}}', "spec.method._target_ is 7, and must be a text"),
+    ],
+)
+def test_a_damaged_record_gets_one_line_and_the_stage_can_be_removed(
+    commands: Commands, store: StageStore, record: str, says: str
+) -> None:
+    path = store.folder("old") / RECORD
+    path.unlink()
+    path.write_text(record)
+    said = artifacts(commands)
+    assert (said.code, said.err) == (0, "")
+    (line,) = [line for line in said.out.splitlines() if "stage.json" in line]
+    assert line.startswith(f"old/stage.json is damaged: {says}")
+    assert "new     timing of 0 files" in said.out
+    assert artifacts(commands, "--remove").code == 0
+    assert left(store) == {"kept"}
 
 
 @pytest.mark.parametrize("text", ["20", "much", "-3GB", "3 apples", "", "1e3MB"])

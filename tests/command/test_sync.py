@@ -79,7 +79,7 @@ def test_a_command_that_is_killed_does_not_stay_running(commands: Commands, mlfl
     client = MlflowClient(uri)
     started = time.monotonic()
     while not (found := [e for e in client.search_experiments() if e.name == "run"]) or not client.search_runs(
-        [found[0].experiment_id], "metrics.`baseline/train_loss` > 0"
+        [found[0].experiment_id], "metrics.`training/baseline/train_loss` > 0"
     ):
         assert time.monotonic() - started < 120
         time.sleep(0.5)

@@ -25,6 +25,8 @@ LINES = documented()
 DOORS = [
     "run",
     "describe",
+    "pack",
+    "unpack",
     "search",
     "sensitivity",
     "predict",

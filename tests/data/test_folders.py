@@ -37,6 +37,10 @@ def counts(found: Found) -> Mapping[str, int]:
         (("TRAINING", "testing", "Validation"), ["train", "validation", "test"]),
         (("train_set", "dev"), ["train", "validation"]),
         (("train", "val", "test"), ["train", "validation", "test"]),
+        (("seg_train", "seg_test", "seg_val"), ["train", "validation", "test"]),
+        (("training_set", "test_set", "validation_set"), ["train", "validation", "test"]),
+        (("Train Images", "test-images2", "eval"), ["train", "validation", "test"]),
+        (("train_data", "tst", "valset"), ["train", "validation", "test"]),
     ],
 )
 def test_usual_names_in_any_case_are_splits(tmp_path: Path, names: tuple[str, ...], parts: list[str]) -> None:
@@ -49,6 +53,19 @@ def test_usual_names_in_any_case_are_splits(tmp_path: Path, names: tuple[str, ..
     assert found.parts["train"][1] == [0, 0, 1, 1]
 
 
+def test_a_split_word_beside_another_word_is_a_class(tmp_path: Path) -> None:
+    found = find(tree(tmp_path, *classes("train_station/", "a", "b"), *classes("test_tube/", "a", "b")))
+    assert found.classes == ["test_tube", "train_station"]
+
+
+@pytest.mark.parametrize("beside", [[], classes("pictures/", "cat", "dog")], ids=["alone", "beside"])
+def test_test_images_are_never_proposed_for_training(tmp_path: Path, beside: list[str]) -> None:
+    tree(tmp_path, *classes("test/", "cat", "dog"), *beside)
+    with pytest.raises(InputError, match="name the folder of the training images train/") as caught:
+        find(tmp_path)
+    assert f"data.root={tmp_path / 'test'}" not in str(caught.value)
+
+
 def test_without_splits_the_folders_are_classes(tmp_path: Path) -> None:
     found = find(tree(tmp_path, *classes("", "cat", "dog")))
     assert (found.classes, counts(found), found.remarks) == (["cat", "dog"], {"train": 4}, [])
@@ -58,8 +75,8 @@ def test_a_class_may_have_the_name_of_a_split_if_its_images_lie_in_it(tmp_path: 
     assert find(tree(tmp_path, *classes("", "bus", "car", "train"))).classes == ["bus", "car", "train"]
 
 
-@pytest.mark.parametrize("name", ["train", "Test"])
-def test_a_split_alone_is_suggested_as_the_root(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["train", "Training Set"])
+def test_training_images_alone_are_suggested_as_the_root(tmp_path: Path, name: str) -> None:
     tree(tmp_path, *classes(f"{name}/", "cat", "dog"))
     with pytest.raises(InputError, match=f"holds only {name}/.*data.root={tmp_path / name} splits the classes in it"):
         find(tmp_path)

@@ -251,6 +251,15 @@ def test_equal_images_never_part_when_a_split_is_carved(tmp_path: Path) -> None:
     assert any("images repeat another one" in line for line in splits.remarks)
 
 
+def test_a_folder_of_copies_alone_is_refused_with_the_cause(tmp_path: Path) -> None:
+    for at, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for copy in range(6):
+            Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) + at).save(tmp_path / name / f"{copy}.png")
+    with pytest.raises(InputError, match=r"left for the test set, for equal images .* 12 images, 2 different .*test/$"):
+        folder(tmp_path, channels=1).load()
+
+
 def test_a_rare_class_is_in_every_split(tmp_path: Path) -> None:
     write_classes(tmp_path, classes="a", count=100)
     for at in range(3):
@@ -295,7 +304,7 @@ def test_deep_greys_have_the_range_of_the_training_images_in_the_input_contract(
                 (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(values).save(tmp_path / part / name / f"{at}.png")
     splits = folder(tmp_path, channels=1).load()
-    assert splits.preparation.pixel_range == (500, 4000)
+    assert (splits.preparation.pixel_range, splits.preparation.own_depth) == ((500, 4000), True)
     assert splits.train.images.max() == 255
     assert splits.train.images.min() == 0
     assert any("500 becomes black and 4000 white" in line for line in splits.remarks)

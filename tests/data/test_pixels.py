@@ -143,7 +143,7 @@ def test_one_range_is_measured_for_all_files(
     for scale in scales:
         write_deep(tmp_path / f"{scale}", kind, scale)
     paths = sorted(tmp_path.iterdir(), key=lambda path: float(path.stem))
-    found = range_of(paths)
+    found, _ = range_of(paths)
     assert found == expected
     images = decode_images(paths, (8, 8), "L", "x", Preparation(pixel_range=found))
     for image, scale in zip(images[:, 0], scales, strict=True):
@@ -153,7 +153,43 @@ def test_one_range_is_measured_for_all_files(
 def test_ordinary_files_have_no_range(tmp_path: Path) -> None:
     Image.fromarray(CORNER).save(tmp_path / "x.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    assert range_of([tmp_path / "x.png", tmp_path / "broken.png"]) is None
+    assert range_of([tmp_path / "x.png", tmp_path / "broken.png"]) == (None, [])
+
+
+def test_files_of_a_declared_depth_beside_others_are_scaled_by_their_own(tmp_path: Path) -> None:
+    write_deep(tmp_path / "a", "12 bits", 4095)
+    write_deep(tmp_path / "b", "16 bits", 50000)
+    paths = [tmp_path / "a.tif", tmp_path / "b.png"]
+    found, lines = range_of(paths)
+    assert found == (0, 50000)
+    assert lines[1] == "1 grey files declare how many bits they have and are scaled by these: 0 to 4095"
+    for image in decode_images(paths, (8, 8), "L", "x", Preparation(pixel_range=found, own_depth=True)):
+        np.testing.assert_allclose(image[0].numpy(), RAMP * 255, atol=1)
+    (typed,) = decode_images(paths[:1], (8, 8), "L", "x", Preparation(pixel_range=(0, 8190)))
+    np.testing.assert_allclose(typed[0].numpy(), RAMP * 127.5, atol=1)
+
+
+def test_a_pixel_without_data_does_not_widen_the_range(tmp_path: Path) -> None:
+    values = RAMP.astype(np.float32)
+    values[3, 3] = -3.4e38
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    found, lines = range_of([tmp_path / "x.tif"])
+    assert found == (0, 1)
+    assert lines[1].startswith("1 grey files hold values beyond ±1e30")
+
+
+def test_a_deep_grey_png_with_a_transparent_value_is_composed(tmp_path: Path) -> None:
+    values = np.array([[1000, 0], [0, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png", transparency=1000)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.info["transparency"] == 1000
+    assert pixels(tmp_path / "x.png").tolist() == [[255, 0], [0, 255]]
+    assert pixels(tmp_path / "x.png", Preparation(background=128)).tolist() == [[128, 0], [0, 255]]
+
+
+def test_a_deep_tiff_file_whose_0_is_white_is_inverted(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 65535], [65535, 65535]], np.uint16)).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    assert pixels(tmp_path / "x.tif").tolist() == [[255, 0], [0, 0]]
 
 
 def test_values_beyond_the_range_and_no_numbers_are_black_or_white(tmp_path: Path) -> None:

@@ -45,3 +45,27 @@ def test_a_file_of_somebody_else_is_refused() -> None:
 def test_a_card_of_other_kinds_is_refused_in_one_line(key: str, text: str) -> None:
     with pytest.raises(InputError, match=r"x says of itself what no export of this project does: [^\n]*$"):
         cards.from_text({**cards.to_text(CARD), key: text}, Path("x"))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("std", "[0.2, 0, 0.3]", r"std\[1\] is 0, and must be a number from"),
+        ("std", "[0.2, -1, 0.3]", r"std\[1\] is -1"),
+        ("std", "[0.2, NaN, 0.3]", "NaN is no number"),
+        ("mean", "[0.2, Infinity, 0.3]", "Infinity is no number"),
+        ("mean", "[0.2, 1e999, 0.3]", r"mean\[1\] is Infinity"),
+        ("mean", '[0.2, "0.2", 0.3]', r'mean\[1\] is "0.2"'),
+        ("mean", "[0.5]", "3 channels, and it needs a mean and a std for each"),
+        ("image_shape", "[3, -8, 9]", r"image_shape\[1\] is -8, and must be a whole number from 1"),
+        ("image_shape", "[3, 8.5, 9]", r"image_shape\[1\] is 8.5"),
+        ("image_shape", "[3, 8]", "not enough values"),
+        ("classes", '["a", 7]', r"classes\[1\] is 7, and must be a text"),
+        ("crop", "NaN", "NaN is no number"),
+    ],
+)
+def test_figures_that_cannot_be_are_refused(key: str, text: str, says: str) -> None:
+    """With such a mean or std every probability is NaN."""
+    with pytest.raises(InputError, match=says) as caught:
+        cards.from_text({**cards.to_text(CARD), key: text}, Path("x"))
+    assert "\n" not in str(caught.value)

@@ -20,6 +20,7 @@ from tests.exported import CARD, images
 from tests.odd_networks import Attends, CountsItsBatch, Decides, Plain, UnevenPool
 
 FOUR = ("onnxruntime", "openvino", "tflite", "torch")
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "tflite" else name for name in FOUR]  # 10 s a file
 SIDE = 16
 
 
@@ -84,7 +85,7 @@ def written(model: nn.Module, target: Target, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("network", [CountsItsBatch, UnevenPool, Attends])
 def test_a_file_does_what_its_network_does_for_one_image_and_three(name: str, network: type, tmp_path: Path) -> None:
     written(network(3), made(name), tmp_path)
@@ -134,7 +135,7 @@ COUNTED = {
 LEFT_OUT = {("openvino", Recurs): (0, 2 * 12), ("tflite", Recurs): (12 * 36, -36)}
 
 
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("network", COUNTED)
 def test_macs_and_parameters_are_those_counted_by_hand(name: str, network: type, tmp_path: Path) -> None:
     model, target = network(), made(name)

@@ -168,6 +168,7 @@ def test_weights_of_few_bits_are_stored_as_bytes_and_computed_in_floats(tmp_path
     assert parameters(FLOAT.graph(tmp_path / "m.tflite")) == PARAMETERS["cnn"]
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file_and_counts_the_same(tmp_path: Path, quantized: Quantized) -> None:
     (tmp_path / "half").mkdir()
     full = export(quantized.plain, FLOAT, tmp_path)

@@ -21,7 +21,7 @@ from tests.device.bundles import MEAN, STD, brightness, bundle, content_of, imag
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src" / "device").glob("*.py"))
 STANDARD = {"argparse", "ctypes", "datetime", "hashlib", "io", "json", "operator", "os", "pathlib", "platform", "re"}
-STANDARD |= {"subprocess", "sys", "tempfile", "threading", "time", "typing", "zipfile", "zlib"}
+STANDARD |= {"struct", "subprocess", "sys", "tempfile", "threading", "time", "typing", "zipfile", "zlib"}
 RUNTIMES = {"onnxruntime", "tflite_runtime", "ai_edge_litert", "tensorflow", "openvino", "torch", "tensorrt"}
 QUICK = ["--seconds", "0.02"]
 

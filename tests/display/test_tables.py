@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from src.contracts import COLUMNS, Entry, Precision, Refused
-from src.display.tables import aligned, columns_as_markdown, refusals, remarks, table
+from src.display.tables import aligned, columns_as_markdown, highlighted, refusals, remarks, table
 from tests.rows import row, variant
 
 
@@ -23,21 +27,47 @@ def test_a_line_says_the_row_in_the_declared_columns() -> None:
         size_bytes=250_000,
         compression_ratio=4.0,
         size_gzip_bytes=98_000,
+        size_packed_bytes=61_000,
         latency_ms_p50=0.25,
         speedup=2.0,
         speedup_low=1.9,
         speedup_high=2.1,
     )
-    head, base, line = (cells(each) for each in table([Entry(row()), Entry(small)]))
+    head, base, line = (cells(each) for each in table([Entry(row()), Entry(small)], width=None))
     assert head == [column.heading for column in COLUMNS if column.heading]
     assert base == [
-        "baseline", "onnxruntime", "float32", "32", "90.00 %", "-", "1.00 MB", "1.0x", "900 kB", "0.500 ms", "-",
-        "agree",
+        "baseline", "onnxruntime", "float32", "32", "90.00 %", "-", "1.00 MB", "1.0x", "900 kB", "700 kB",
+        "0.500 ms", "-", "agree",
     ]  # fmt: skip
     assert line == [
-        "int8", "onnxruntime", "int8", "8", "88.75 %", "-1.25", "250 kB", "4.0x", "98.00 kB", "0.250 ms",
-        "2.00x (1.90 to 2.10)", "agree",
+        "int8", "onnxruntime", "int8", "8", "88.75 %", "-1.25", "250 kB", "4.0x", "98.00 kB", "61.00 kB",
+        "0.250 ms", "2.00x (1.90 to 2.10)", "agree",
     ]  # fmt: skip
+
+
+def test_a_table_fits_a_hundred_characters_and_says_of_a_wrong_file_that_it_is_wrong() -> None:
+    long = variant("distill_prune_quantize", speedup=2.0, speedup_low=1.9, speedup_high=2.1)
+    lines = table([Entry(row()), Entry(long)])
+    assert max(map(len, lines)) <= 100
+    assert {"accuracy", "change", "file", "packed", "faster"} <= set(cells(lines[0]))
+    assert not {"precision", "file does"} & set(cells(lines[0]))
+    wrong = table([Entry(row()), Entry(replace(long, agreement=0.5))])
+    assert max(map(len, wrong)) <= 100
+    assert wrong[2].endswith("WRONG")
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    lines = ["variant", "one  agree", "two  WRONG"]
+    assert highlighted(lines, io.StringIO()) == lines
+    assert highlighted(lines, Terminal()) == ["\033[1mvariant\033[0m", "one  agree", "\033[31mtwo  WRONG\033[0m"]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert highlighted(lines, Terminal()) == lines
 
 
 def test_several_seeds_share_a_line_of_means_and_deviations() -> None:
@@ -71,7 +101,7 @@ def test_remarks_name_what_could_be_misread() -> None:
         variant("odd", agreement=0.5, departs_at="conv2", unavailable={"macs": "the graph cannot be counted"}),
     ]
     assert remarks(rows) == [
-        "Pruned float weights make a file no smaller until it is compressed (see gzipped); channels or INT8 do.",
+        "Pruned float weights make a file no smaller unless packed (target=packed); channels or INT8 do.",
         "INT8 is slower than float here (int8 on onnxruntime): this network or processor gains nothing.",
         "odd.onnxruntime.onnx predicts what the torch model does for 50.0% of images; conv2 departs first. Trust the "
         "file's accuracy, and mind that the export changed the network.",

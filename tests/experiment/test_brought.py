@@ -62,6 +62,7 @@ def test_one_logit_trains_on_two_classes_and_the_file_agrees(tmp_path: Path) -> 
     assert row.logit_difference_max < 1e-4
 
 
+@pytest.mark.slow
 def test_a_trainers_checkpoint_with_another_head_is_trained_on_from_its_weights(tmp_path: Path) -> None:
     """A timm network, its checkpoint under DataParallel in a trainer's dict, another number of classes."""
     trained = timm.create_model("mobilenetv3_small_050", num_classes=100)

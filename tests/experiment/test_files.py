@@ -49,6 +49,7 @@ def beside_a_good_one(target: OnnxRuntime) -> Plan:
     return replace(made, targets={"odd": Part(target, config), "openvino": made.targets["openvino"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "reason"),
     [

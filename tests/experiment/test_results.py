@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +96,7 @@ def test_a_member_that_succeeds_later_has_failed_no_more(tmp_path: Path) -> None
         ('{"schema": 2}', "is damaged: KeyError 'rows'"),
         ('{"rows": 3}', "is damaged: it holds no rows"),
         ('{"schema": 3}', "is of schema 3, and this version reads up to 2"),
-        ('{"schema": 2, "rows": [{}], "not_exportable": []}', "is damaged: KeyError 'precision'"),
+        ('{"schema": 2, "rows": [{}], "not_exportable": []}', "is damaged: rows.0. has no variant"),
     ],
 )
 def test_a_damaged_or_later_record_gets_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -102,6 +104,57 @@ def test_a_damaged_or_later_record_gets_one_line(tmp_path: Path, text: str, says
     with pytest.raises(InputError, match=says) as caught:
         Results.read(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("survey.json", {"failed": [{"x": 1}]}, r"failed\[0\] has no member"),
+        ("survey.json", {"failed": 7}, "failed is 7, and must be a list"),
+        ("survey.json", {"members": 5}, "members is 5, and must be a list"),
+        ("survey.json", {"members": [["0_a"]]}, r"members\[0\] is a list of 1, and must be a text"),
+        ("0_a/failure.json", {"reason": 3}, "reason is 3, and must be a text"),
+        ("0_a/results.json", {"overrides": 5}, "overrides is 5, and must be a list"),
+        ("0_a/results.json", {"rows": [5]}, r"rows\[0\] is 5, and must be an object"),
+        ("0_a/results.json", {"schema": 1, "rows": [{}]}, "KeyError"),
+    ],
+)
+def test_a_survey_whose_records_hold_other_kinds_gets_one_line(
+    tmp_path: Path, name: str, content: dict[str, Any], says: str
+) -> None:
+    member(tmp_path, "0_a", "a")
+    path = tmp_path / name
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**kept, **content}))
+    with pytest.raises(InputError, match=f"{re.escape(str(path))} is damaged: .*{says}") as caught:
+        gather_survey(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("accuracy", True, "true, and must be null or a number from 0 to 1"),
+        ("accuracy", 1.2, "1.2"),
+        ("accuracy", "high", '"high"'),
+        ("accuracy_change", -2, "-2, and must be null or a number from -1 to 1"),
+        ("accuracy_per_class", {"a": 2}, "an object, and must be null or an object of shares"),
+        ("latency_ms_p50", -0.5, "-0.5, and must be null or a number from 0"),
+        ("size_bytes", -1, "-1, and must be null or a whole number from 0"),
+        ("size_bytes", 1.5, "1.5"),
+        ("speedup", "twice", '"twice"'),
+        ("seed", True, "true"),
+        ("unavailable", 3, "3"),
+        ("sha256", 7, "7, and must be a text of one line"),
+    ],
+)
+def test_a_row_with_figures_that_cannot_be_is_refused(tmp_path: Path, column: str, value: object, says: str) -> None:
+    RESULTS.write(tmp_path)
+    record = json.loads((tmp_path / "results.json").read_text())
+    record["rows"][1][column] = value
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=rf"results\.json is damaged: rows\[1\]\.{column} is {says}"):
+        Results.read(tmp_path)
 
 
 def test_a_survey_that_an_earlier_version_wrote_is_read(tmp_path: Path) -> None:
@@ -209,6 +262,15 @@ def test_a_record_that_lists_what_is_no_file_of_the_folder_removes_nothing(tmp_p
     RESULTS.write(folder)
     assert outside.read_text() == "mine"
     assert {path.name for path in folder.iterdir()} == {"below", "results.json", "metrics.json"}
+
+
+def test_a_record_that_lists_files_of_the_user_removes_none_of_them(tmp_path: Path) -> None:
+    kept = ["config.yaml", "run.log", "notes.txt", "failure.md", "search.db", ".unsent-a.jsonl"]
+    for name in [*kept, "old.onnx"]:
+        (tmp_path / name).write_text("mine")
+    replace(RESULTS, files=["old.onnx", *kept], rows=[replace(row(), artifact="config.yaml")]).write(tmp_path)
+    RESULTS.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "results.json", "metrics.json"}
 
 
 def test_a_survey_in_the_folder_of_a_run_is_no_run_any_more(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_sgd_is_refused_before_it_ruins_centroids(overrides: list[str]) -> None:
         plan("method=deep_compression", overrides[0].replace("method.", "method.steps.cluster."))
 
 
+@pytest.mark.slow
 def test_centroids_are_trained_under_teachers_by_adam(tmp_path: Path) -> None:
     base, row = experiment(plan("method=cluster", "training@method.fine_tune=fine_tune_adam_distilled"), tmp_path).run()
     assert row.identity != base.identity

@@ -49,6 +49,7 @@ def test_teachers_also_teach_a_network_from_scratch_and_none_is_refused(tmp_path
         experiment(plan("method=baseline", *loss, "+training.loss.teachers=[]"), tmp_path).run()
 
 
+@pytest.mark.slow
 def test_a_learned_pruning_listens_to_its_teacher(tmp_path: Path) -> None:
     weights = []
     for temperature in (1.0, 9.0):

@@ -104,6 +104,7 @@ def test_masks_nest_and_are_applied_in_every_step_of_gradual_pruning(splits: Dat
     assert sum(zeros(pruned).values()) == round(0.7 * 20696)
 
 
+@pytest.mark.slow
 def test_the_result_is_a_plain_network_that_computes_what_was_validated(tmp_path: Path) -> None:
     made = experiment(plan("model=small_cnn", "method=prune_magnitude", "training.epochs=3"), tmp_path)
     rows = made.run()
@@ -154,6 +155,7 @@ def test_a_schedule_that_grows_is_refused_if_nothing_is_trained_meanwhile() -> N
         prune(schedule=Cubic(begin=0.0, end=0.5, updates=4))
 
 
+@pytest.mark.slow
 def test_the_validation_accuracy_on_record_is_that_of_the_weights_kept(tmp_path: Path) -> None:
     made = experiment(plan("method=prune_regularized", "method.sparsity=0.98"), tmp_path)
     for row in made.run():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,10 +190,23 @@ def test_a_trial_of_a_search_knows_every_column_that_a_search_may_use(
 ) -> None:
     made = case()
     session = made.target.load(made.parts[0])
-    untested = measure_untested(made.target, made.parts, session, splits, made.batches, integer=False)
+    untested = measure_untested(made.target, made.parts, session, splits, made.batches, Lowered(network(), {}, False))
     known = {*untested, *timing().columns(), "bits_per_weight"}
     assert {column.name for column in COLUMNS if column.searched} <= known
     assert {name: columns[name] for name in untested} == untested
+
+
+def test_the_packed_weights_are_measured_and_are_null_with_a_reason_where_numba_is_missing(
+    case: Callable[..., Case], columns: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = sum(value.numel() * value.element_size() for value in network().state_dict().values())
+    assert 0.7 * tensors < columns["size_packed_bytes"] < tensors
+    for module in [name for name in sys.modules if name.startswith("src.coding")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    found = case().measure()
+    assert found["size_packed_bytes"] is None
+    assert found["unavailable"] == {"size_packed_bytes": "the coders need numba, which is not installed"}
 
 
 def test_a_graph_that_cannot_be_read_costs_only_its_counts(case: Callable[..., Case]) -> None:

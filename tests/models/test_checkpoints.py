@@ -62,6 +62,14 @@ def test_a_prefix_of_all_names_is_dropped_and_said(tmp_path: Path, prefix: str, 
     assert line == f"last.pth.tar: dropped the prefix '{said}', 9 of 9 tensors fit"
 
 
+def test_the_prefix_of_other_weights_in_the_file_is_not_said(tmp_path: Path) -> None:
+    content = {"model": net(0).state_dict(), "model_ema": under("_orig_mod.", net(2).state_dict())}
+    model, line = loaded(tmp_path, content)
+    assert equal(model, net(0))
+    assert line.startswith("last.pth.tar: took model, 9 of 9 tensors fit")
+    assert "dropped the prefix '_orig_mod.'" in loaded(tmp_path, content, key="model_ema")[1]
+
+
 @pytest.mark.parametrize("keys", [["state_dict"], ["model_state_dict"], ["model"], ["net"], ["ema"], ["a", "b"]])
 def test_nested_weights_are_found_and_said(tmp_path: Path, keys: list[str]) -> None:
     content: Any = net(0).state_dict()
@@ -231,12 +239,26 @@ def test_a_whole_network_is_refused_with_the_lines_that_make_a_state_dict_of_it(
         loaded(tmp_path, content)
     message = str(caught.value)
     assert "\n" not in message
+    warned = "runs whatever code the file holds: only if you trust where it comes from"
+    assert 0 < message.index(warned) < message.index("net = torch.load")
     first = message[message.index("net = torch.load") :].split("; ")[0].removeprefix("net = ")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         network = eval(first, {"torch": torch})
     model, _ = loaded(tmp_path, network.state_dict())
     assert equal(model, net(0))
+
+
+@pytest.mark.parametrize("function", [os.system, eval, getattr])
+def test_nobody_is_told_to_run_what_passes_for_a_network(tmp_path: Path, function: Any) -> None:
+    made = tmp_path / "intruded"
+    state: State = {"_modules": {}, "_parameters": {}, "_buffers": {}}
+    torch.save({"model": Calls(function, f"mkdir {made}", state=state)}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt holds what passes for a network and is none") as caught:
+        read_checkpoint(tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not made.exists()
 
 
 def test_a_torchscript_archive_is_refused_with_the_line_that_saves_its_weights(tmp_path: Path) -> None:

@@ -126,6 +126,34 @@ def test_auxiliary_logits_ride_on_the_logits_in_training_alone(splits: DataSplit
     assert said == ["auxiliary logits (aux) are trained with training.auxiliary_weight and then removed"]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["to_train", "to_use"])
+def test_heads_whose_mean_is_the_networks_output_are_both_trained(splits: DataSplits, kept: bool) -> None:
+    def distilled(net: Base, logits: Tensor, hidden: Tensor) -> Any:
+        second = net.head(hidden)
+        return (logits, second) if net.training else (logits + second) / 2
+
+    said: list[str] = []
+    model = build_model(partial(Base, distilled), splits, 0, say=said.append, auxiliary=kept)
+    logits = model.train()(IMAGES)
+    torch.testing.assert_close(logits, torch.stack(model.net(IMAGES)).mean(0))
+    assert not hasattr(logits, "auxiliary")
+    logits.sum().backward()
+    assert torch.equal(model.net.fc.weight.grad, model.net.head.weight.grad)
+    assert said == [
+        "the network gives the mean of its training outputs (0, 1) in eval mode: their mean is trained, too"
+    ]
+
+
+def test_auxiliary_logits_without_modules_of_their_own_are_not_called_removed(splits: DataSplits) -> None:
+    def give(net: Base, logits: Tensor, _: Tensor) -> Any:
+        return Pair(logits, 2 * logits) if net.training else logits
+
+    said: list[str] = []
+    model = build_model(partial(Base, give), splits, 0, say=said.append, auxiliary=True)
+    assert len(model.train()(IMAGES).auxiliary) == 1
+    assert said == ["auxiliary logits (aux) are trained with training.auxiliary_weight"]
+
+
 def test_dropped_auxiliary_logits_leave_no_weight_and_the_same_function(splits: DataSplits) -> None:
     with_them = build_model(partial(Base, auxiliary), splits, 0, auxiliary=True)
     without = build_model(partial(Base, auxiliary), splits, 0)
@@ -209,3 +237,42 @@ def test_only_the_wrapper_of_the_chosen_output_knows_the_networks_result(splits:
     model, _ = built(splits, lambda _, logits, __: (softmax(logits, 1),))
     assert isinstance(model, LogOfProbabilities)
     assert isinstance(model.net, ChosenOutput)
+
+
+@pytest.mark.parametrize("ending", [partial(softmax, dim=1), torch.sigmoid], ids=["softmax", "sigmoid"])
+def test_a_network_that_ends_in_probabilities_only_in_eval_mode_learns_from_its_logits(
+    splits: DataSplits, two: DataSplits, ending: Any
+) -> None:
+    single = ending is torch.sigmoid
+    model, lines = built(
+        two if single else splits,
+        lambda net, z, _: z if net.training else ending(z),
+        classes=1 if single else 10,
+    )
+    given, logits = model.train()(IMAGES), model.net(IMAGES)
+    torch.testing.assert_close(given[:, 1:] - given[:, :1], logits if single else logits[:, 1:] - logits[:, :1])
+    shares = model.eval().net(IMAGES)
+    torch.testing.assert_close(softmax(model(IMAGES), 1)[:, -1], shares[:, -1])
+    assert "in eval mode only: its files give" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "ending", [lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6), nn.functional.hardsigmoid], ids=["clamped", "hard"]
+)
+def test_one_probability_is_found_whatever_makes_it(two: DataSplits, ending: Any) -> None:
+    model, _ = built(two, lambda _, z, __: ending(z), classes=1)
+    assert isinstance(model, LogOfProbabilities)
+    plain_state = plain(two, classes=1).net.state_dict()
+    assert all(torch.equal(value, plain_state[name]) for name, value in model.net.state_dict().items())
+
+
+def test_one_logit_that_is_in_0_to_1_by_chance_stays_a_logit(two: DataSplits) -> None:
+    def give(net: Base, _: Tensor, hidden: Tensor) -> Tensor:
+        return net.fc(nn.functional.layer_norm(hidden, (4,))) * 0.1 + 0.5
+
+    assert isinstance(built(two, give, classes=1)[0], TwoLogits)
+
+
+def test_a_sigmoid_for_each_class_is_refused_in_a_line(splits: DataSplits) -> None:
+    with pytest.raises(InputError, match="a sigmoid for each class .* let it return the logits before"):
+        built(splits, lambda _, logits, __: logits.sigmoid())

@@ -239,7 +239,9 @@ def misfit(tmp_path: Path, state: dict[str, Tensor], model: nn.Module) -> str:
 def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     state = net(0).state_dict()
     del state["3.bias"]
-    assert "3.bias is missing" in misfit(tmp_path, state, net(1))
+    message = misfit(tmp_path, state, net(1))
+    assert "3.bias is missing" in message
+    assert "; 8 of 9 tensors fit: give the settings of the network that it was saved from" in message
 
 
 def test_an_unknown_weight_is_named(tmp_path: Path) -> None:
@@ -254,7 +256,8 @@ def test_a_weight_of_another_shape_is_named_with_both(tmp_path: Path) -> None:
 def test_the_first_three_misfits_are_named_and_the_others_counted(tmp_path: Path) -> None:
     state = {f"{name}_old": value for name, value in net(0).state_dict().items()}
     message = misfit(tmp_path, state, net(1))
-    assert message.count(";") == 2
+    assert message.count(";") == 3
+    assert message.endswith("; 0 of 9 tensors fit: it is the file of another network")
     assert f"and {2 * len(state) - 1 - 3} more" in message  # the counter of batches is not needed
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.primitives.keeping import Keep, label_members, member_sums, shared_values
+from src.primitives.keeping import Keep, Members, shared_values, sum_levels, summed_by_levels
 
 
 def net(weight: list[list[float]]) -> nn.Linear:
@@ -56,9 +56,20 @@ def test_a_few_weights_of_their_own_are_no_codebook() -> None:
 
 def test_members_are_labelled_and_summed_by_hand() -> None:
     weight, values = torch.tensor([-1.0, 0.0, 3.0, -1.0]), torch.tensor([-1.0, 3.0])
-    labels = label_members(weight, values)
-    assert labels.tolist() == [1, 0, 2, 1]
-    assert member_sums(torch.tensor([1.0, 5.0, 2.0, 4.0]), labels, 3).tolist() == [0.0, 5.0, 2.0]
+    members = Members(weight, values)
+    assert members.labels.tolist() == [1, 0, 2, 1]
+    assert members.sums(torch.tensor([1.0, 5.0, 2.0, 4.0])).tolist() == [0.0, 5.0, 2.0]
+
+
+@pytest.mark.parametrize(("labels", "weights"), [(1, 10_000), (3, 70_000), (400, 5_000), (9, 12)])
+def test_sums_side_by_side_are_those_one_after_the_other(labels: int, weights: int) -> None:
+    generator = torch.Generator().manual_seed(labels)
+    of_weight = torch.randint(0, labels + 1, (2, weights), generator=generator)
+    terms = torch.randn(2, weights, dtype=torch.float64, generator=generator)
+    levels = sum_levels(of_weight, labels + 1)
+    assert all(index.shape[1] == 64 for index in levels)
+    expected = torch.zeros(labels + 1, dtype=torch.float64).index_add_(0, of_weight.flatten(), terms.flatten())
+    assert torch.allclose(summed_by_levels(terms.flatten(), levels), expected[1:], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])

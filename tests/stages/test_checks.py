@@ -11,13 +11,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from src.contracts import InputError
 from src.files import checked
+from src.files.records import write_record
 from src.stages.identity import identity
-from src.stages.store import CHECKED, RECORD, RUNS, WEIGHTS, StageStore
+from src.stages.store import CHECKED, RECORD, RECORD_DIGEST, RUNS, WEIGHTS, StageStore, _digest_of
 from tests.conftest import mounted
 
 SPEC = {"kind": "step", "seed": 0}
@@ -144,6 +146,21 @@ def test_a_damaged_copy_of_a_stage_is_not_adopted(
     other.adopt(tmp_path / "pulled" / RECORD, tmp_path / "pulled" / WEIGHTS, tmp_path)
     assert other.stages() == []
     assert said == [f"{tmp_path / 'pulled' / name} is damaged and is not used."]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"files": {WEIGHTS: 5}, "spec": {}}, {"files": 5, "spec": {}}, {"files": {}}],
+)
+def test_a_record_of_other_kinds_is_not_adopted(
+    store: StageStore, said: list[str], tmp_path: Path, content: dict[str, Any]
+) -> None:
+    pulled = tmp_path / "pulled"
+    pulled.mkdir()
+    write_record(pulled / RECORD, {**content, RECORD_DIGEST: _digest_of(content)})
+    other = StageStore(tmp_path / "other", say=said.append)
+    other.adopt(pulled / RECORD, pulled / WEIGHTS, tmp_path)
+    assert said == [f"{pulled / RECORD} is damaged and is not used."]
 
 
 def test_a_damaged_stage_takes_a_sound_copy_from_elsewhere(store: StageStore, tmp_path: Path) -> None:

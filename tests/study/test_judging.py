@@ -108,6 +108,7 @@ def test_the_columns_that_a_search_measures_and_their_directions_are_those_decla
         "accuracy_validation",
         "size_bytes",
         "size_gzip_bytes",
+        "size_packed_bytes",
         "latency_ms_p50",
         "latency_ms_p95",
         "parameters",

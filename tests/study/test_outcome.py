@@ -43,6 +43,7 @@ def test_search_json_has_every_trial_the_front_and_a_schema(tmp_path: Path) -> N
         "accuracy_drop": 0.01,
         "size_bytes": None,
         "size_gzip_bytes": None,
+        "size_packed_bytes": None,
         "latency_ms": None,
         "energy_uj": None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from src.files.records import write_record
 from src.tracking.guard import GuardedRun, GuardedSearch
 from src.tracking.jsonl import JsonLines
 from src.tracking.mlflow import MlflowTracker
-from src.tracking.unsent import UNSENT, how_to_send, journals_of
+from src.tracking.unsent import UNSENT, _is_measured, how_to_send, journals_of
 from tests.conftest import MakeStore
 from tests.tracking.killed import DATA
 from tests.tracking.rows import RunDescription, row
@@ -125,6 +126,33 @@ def test_links_out_of_a_folder_are_not_logged(mlflow_store: MakeStore, tmp_path:
     assert logged == {"MLmodel", "prune.onnxruntime.onnx"}
 
 
+@pytest.mark.parametrize("names", [["prune"], ["prune", "small"]])
+def test_a_file_that_was_changed_after_it_was_measured_is_not_logged(tmp_path: Path, names: list[str]) -> None:
+    folder, mine = tmp_path / "run", tmp_path / "mine.jsonl"
+    folder.mkdir()
+    rows = [row(folder, name) for name in ("prune", "small")]
+    for name in names:
+        (folder / f"{name}.onnxruntime.onnx").write_bytes(b"another network")
+    (folder / "results.json").write_text("{}")
+    foreign(folder, begun(folder), {"event": "rows", "time": 1.7e9, "rows": [asdict(each) for each in rows]})
+    code, said = sync([folder], tmp_path / "artifacts", to="jsonl", uri=str(mine))
+    assert (code, said[0]) == (0, f"Sent 1 earlier run to {mine}")
+    assert [line.split()[:6] for line in said[1:]] == [
+        [str(folder / f"{name}.onnxruntime.onnx"), "was", "changed", "after", "it", "was"] for name in names
+    ]
+    events = [json.loads(line) for line in mine.read_text().splitlines()]
+    logged = {each["row"]["variant"] for each in events if each["event"] == "row"}
+    assert logged == {"prune", "small"} - set(names)
+
+
+def test_both_parts_of_a_file_count(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_bytes(b"graph ")
+    (tmp_path / "a.bin").write_bytes(b"weights")
+    assert _is_measured(tmp_path / "a.xml", hashlib.sha256(b"graph weights").hexdigest())
+    (tmp_path / "a.bin").write_bytes(b"others")
+    assert not _is_measured(tmp_path / "a.xml", hashlib.sha256(b"graph weights").hexdigest())
+
+
 def rows_of(**changes: Any) -> dict[str, Any]:
     columns = {"variant": "v", "target": "t", "sha256": "a", "identity": "i", "machine": "m", "data": "d", "model": "n"}
     columns |= {"artifact": "v.onnx", "measured_at": "2026-01-01T00:00:00+00:00", "accuracy": 0.5}
@@ -140,6 +168,9 @@ def rows_of(**changes: Any) -> dict[str, Any]:
         (rows_of(artifact="/etc/passwd"), "and must be the name of a file in its own folder"),
         (rows_of(artifact=".."), "and must be the name of a file in its own folder"),
         (rows_of(accuracy="high"), 'accuracy is "high", and must be null or a number'),
+        (rows_of(accuracy=1.5), "accuracy is 1.5, and must be null or a number from 0 to 1"),
+        (rows_of(latency_ms_p50=-1), "latency_ms_p50 is -1, and must be null or a number from 0"),
+        (rows_of(size_bytes=-1), "size_bytes is -1, and must be null or a whole number from 0"),
         (rows_of(measured_at="yesterday"), "and must be a time such as"),
         ({"event": "rows", "time": 1.7e9, "rows": 5}, "rows is 5, and must be a list"),
         ({"event": "epoch", "time": 1.7e9, "stage": "s"}, "has no epoch"),

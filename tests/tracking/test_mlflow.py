@@ -51,11 +51,11 @@ def test_a_survey_is_a_parent_with_children_models_and_inputs(
     assert all(run.info.status == "FINISHED" for run in runs.values())
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["mlflow.source.name"] == "python -m src.run method=prune_magnitude"
-    assert child.data.params["method.sparsity"] == "0.8"
+    assert child.data.params["sparsity"] == "0.8"
     assert child.data.metrics["accuracy"] == rows[1].accuracy
-    assert child.data.metrics["onnxruntime/size_bytes"] == rows[1].size_bytes
-    assert child.data.metrics["baseline_onnxruntime/size_bytes"] == rows[0].size_bytes
-    history = client.get_metric_history(child.info.run_id, "baseline/validation_accuracy")
+    assert child.data.metrics["targets/onnxruntime/size_bytes"] == rows[1].size_bytes
+    assert child.data.metrics["targets/onnxruntime/baseline/size_bytes"] == rows[0].size_bytes
+    history = client.get_metric_history(child.info.run_id, "training/baseline/validation_accuracy")
     assert [(point.step, point.value) for point in history] == [(0, 0.6), (1, 0.8)]
     data = child.inputs.dataset_inputs[0].dataset
     assert (data.name, data.digest) == ("shapes", splits.checksum[:32])
@@ -89,7 +89,7 @@ def test_a_run_that_resumes_logs_its_rows_again(mlflow_store: MakeStore, splits:
         run.rows([row(survey / "member", "prune", sha256="same", accuracy=accuracy)], survey / "member")
         run.finish("FINISHED")
         metrics = MlflowClient(uri).get_run(run.run_id).data.metrics
-        assert metrics["onnxruntime/accuracy"] == accuracy
+        assert metrics["targets/onnxruntime/accuracy"] == accuracy
 
 
 def test_a_trial_that_was_half_written_is_logged_again(

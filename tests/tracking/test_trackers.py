@@ -214,7 +214,7 @@ def shown_by_mlflow(tracker: MlflowTracker) -> Shown:
             key = (experiments[run.info.experiment_id], Path(tags["folder"]).parent.name, variant)
             assert key not in shown.runs
             shown.runs[key] = run.info.status
-            history = client.get_metric_history(run.info.run_id, "baseline/validation_accuracy")
+            history = client.get_metric_history(run.info.run_id, "training/baseline/validation_accuracy")
             if key[1] == "survey":
                 shown.epochs[variant] = [point.value for point in history]
                 shown.accuracies |= {variant: metrics["accuracy"]} if "accuracy" in metrics else {}

@@ -231,7 +231,7 @@ def test_what_a_store_did_not_take_is_sent_later_with_its_figures(
             journal.send(MlflowTracker(uri=uri, system_metrics=False))
     (logged,) = MlflowClient(uri).search_runs(["1"])
     assert (logged.info.status, logged.data.metrics["accuracy"]) == ("FINISHED", 0.9)
-    assert logged.data.metrics["baseline/validation_accuracy"] == 0.6
+    assert logged.data.metrics["training/baseline/validation_accuracy"] == 0.6
     assert not any(file.path.startswith(".") for file in MlflowClient(uri).list_artifacts(logged.info.run_id))
 
 
