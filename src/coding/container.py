@@ -15,11 +15,11 @@ from src.coding.freedom import rearranged
 from src.coding.huffman import HuffmanReader, HuffmanWriter
 from src.coding.mixed import MixedReader, MixedWriter
 from src.coding.planes import plane_of
-from src.coding.streams import StreamsReader, StreamsWriter, number_bytes
+from src.coding.streams import StreamsReader, StreamsWriter
 from src.device import packed
 from src.device.packed import BOARD, FAST, HUFFMAN, NAMES_OF_DTYPES, PROFILES, SMALL, Entry, Packed, Tensor
 from src.device.packed_graph import Graph, parsed_graph
-from src.device.packed_streams import DTYPES, PackedError
+from src.device.packed_streams import DTYPES, PackedError, number_bytes
 
 READERS: dict[int, Any] = {FAST: StreamsReader, BOARD: StreamsReader, SMALL: MixedReader, HUFFMAN: HuffmanReader}
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from src.coding.errors import DnncError
-from src.coding.streams import number_bytes
 from src.contracts.errors import first_line
 from src.device.packed import NAMES_OF_DTYPES, Tensor
 from src.device.packed_graph import (
@@ -26,7 +25,7 @@ from src.device.packed_graph import (
     STRING,
     STRINGS,
 )
-from src.device.packed_streams import DTYPES
+from src.device.packed_streams import DTYPES, number_bytes
 from src.device.vocabulary import ATTRIBUTES, OPERATORS
 
 DTYPE_OF = {number: name for name, number in ONNX_TYPES.items()}

@@ -14,8 +14,8 @@ import heapq
 import numpy as np
 
 from src.coding.compiled import entry
-from src.coding.streams import StreamsWriter, folded, number_bytes
-from src.device.packed_streams import BY_COLUMNS, PackedError, Streams, unfolded
+from src.coding.streams import StreamsWriter, folded
+from src.device.packed_streams import BY_COLUMNS, PackedError, Streams, number_bytes, unfolded
 
 WIDTHS = (4, 5, 8)  # bits of a run's length
 LONGEST = 32  # bits of a code

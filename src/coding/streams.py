@@ -21,20 +21,11 @@ from src.device.packed_streams import (
     STORED,
     PackedError,
     Streams,
+    number_bytes,
 )
 
 LANES = {packed.FAST: 4, packed.BOARD: 64}
 SYMBOLS_OF_A_LANE = 500  # at least, so that the lanes' states cost little
-
-
-def number_bytes(value: int) -> bytes:
-    """A whole number, seven bits a byte, the lowest first."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def entropy_bits(counts: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import struct
 from typing import Any, Dict, List, NamedTuple, Tuple
 
 from .packed import NAMES_OF_DTYPES, Packed
-from .packed_streams import DTYPES, Bytes, PackedError
+from .packed_streams import DTYPES, Bytes, PackedError, number_bytes
 from .vocabulary import ATTRIBUTES, OPERATORS
 
 ABSENT, NEXT_STORED, LAST_VALUE = 0, 1, 2  # what an input of a node is
@@ -180,21 +180,12 @@ def card_of(packed: Packed) -> Dict[str, Any]:
     return card
 
 
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value & (1 << 64) - 1)
+    return number_bytes(field << 3) + number_bytes(value & (1 << 64) - 1)
 
 
 def _field(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
+    return number_bytes(field << 3 | 2) + number_bytes(len(content)) + content
 
 
 def _node(node: Node, place: int) -> bytes:
@@ -212,7 +203,7 @@ def _attribute(name: str, kind: int, value: Any) -> bytes:
     out = _field(1, name.encode("utf-8"))
     for item in items:
         if kind in (FLOAT, FLOATS):
-            out += _varint(place << 3 | 5) + struct.pack("<f", item)
+            out += number_bytes(place << 3 | 5) + struct.pack("<f", item)
         elif kind in (INT, INTS):
             out += _number(place, item)
         else:

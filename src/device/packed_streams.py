@@ -209,6 +209,16 @@ class Streams:
         return result.reshape(-1)[:count]
 
 
+def number_bytes(value: int) -> bytes:
+    """A whole number, seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 def unfolded(folded: np.ndarray) -> np.ndarray:
     """Levels from 0, -1, 1, -2, 2, ... written as 0, 1, 2, 3, 4, ..."""
     return np.where(folded & 1, -((folded + 1) >> 1), folded >> 1).astype(np.int32)

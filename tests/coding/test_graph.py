@@ -17,10 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from src.coding.container import pack, read, unpack
 from src.coding.errors import DnncError
 from src.coding.graph import from_onnx
-from src.coding.streams import number_bytes
 from src.device import packed
 from src.device.packed_graph import card_of, graph_of, onnx_bytes
-from src.device.packed_streams import PackedError
+from src.device.packed_streams import PackedError, number_bytes
 from src.device.vocabulary import OPERATORS
 from tests.coding.examples import pruned, shared
 
