@@ -11,14 +11,8 @@ from src.command.reporting import report
 from tests.browser import shown
 
 ASKED = """
-<script>
-const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-const firstColumn = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
 (async () => {
-  const drawn = () => document.documentElement.dataset.drawn === "yes";
-  const ready = () => drawn() && document.querySelector("figure.plot svg path");
-  while (!ready()) await wait(50);
-  await wait(300);
+  const firstColumn = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
   const answers = {};
   const table = document.querySelector("table.sortable");
   const heads = [...table.querySelectorAll("th button")];
@@ -31,28 +25,17 @@ const firstColumn = (table) => [...table.tBodies[0].rows].map((row) => row.cells
   const dot = svg.querySelector('g[aria-label="dot"]').lastElementChild;
   const box = dot.getBoundingClientRect();
   const at = { clientX: box.x + box.width / 2, clientY: box.y + box.height / 2, bubbles: true, pointerType: "mouse" };
+  const tip = () => svg.querySelector('g[aria-label="tip"]').textContent;
   svg.dispatchEvent(new PointerEvent("pointerenter", at));
   svg.dispatchEvent(new PointerEvent("pointermove", at));
-  await wait(100);
+  while (!tip()) await new Promise((done) => requestAnimationFrame(done));
   answers.hovered = dot.getAttribute("aria-label");
-  answers.tip = svg.querySelector('g[aria-label="tip"]').textContent;
+  answers.tip = tip();
   answers.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   answers.figures = document.querySelectorAll("figure.plot svg").length;
-  document.title = JSON.stringify(answers);
-})();
-</script>
+  return answers;
+})()
 """
-
-
-def asked(page: Path, width: int) -> tuple[dict[str, object], list[str]]:
-    import html
-    import json
-
-    page.write_text(page.read_text().replace("</body>", f"{ASKED}</body>"))
-    found = shown(page, width)
-    title = re.search(r"<title>(\{.*?\})</title>", found.dom, re.DOTALL)
-    assert title is not None, found.console
-    return json.loads(html.unescape(title[1])), found.console
 
 
 @pytest.mark.parametrize("width", [1280, 500])
@@ -61,13 +44,13 @@ def test_the_page_sorts_names_its_points_and_says_nothing_on_the_console(records
     report(["survey"], page, "python -m src.report survey")
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page.read_text())
     assert page.stat().st_size < 1_000_000
-    answers, console = asked(page, width)
-    assert console == []
+    found = shown(page, width, ASKED)
+    assert found.console == []
+    answers = found.answer
     up, down = answers["up"], answers["down"]
-    assert isinstance(up, list)
     assert up != down
     assert up[0].startswith("quantize_int8 · ")
     assert down == up[::-1]
-    assert answers["hovered"] in str(answers["tip"])
+    assert answers["hovered"] in answers["tip"]
     assert answers["wide"] == 0
-    assert int(str(answers["figures"])) >= 10
+    assert answers["figures"] >= 10
