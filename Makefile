@@ -1,8 +1,9 @@
 # Python 3.11 to 3.13, make and a C++ compiler are all that a fresh machine needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# Each file of tests goes to one of two workers, in the order of tests/conftest.py: the long files first.
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+# Each file of tests goes to one worker, in the order of tests/conftest.py: the long files first. Tests wait for the
+# processes that they start: three workers keep two cores busy.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 
 .PHONY: run pipeline test slow conformance lint format site bench lock clean

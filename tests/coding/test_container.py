@@ -152,6 +152,7 @@ def test_a_file_that_was_cut_off_or_has_a_flipped_bit_is_refused(profile: str) -
             unpack(bytes(wrong))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", PROFILES)
 def test_random_changes_with_a_right_checksum_give_that_error_or_whole_tensors(profile: str) -> None:
     tensors = network()

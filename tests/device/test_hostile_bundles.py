@@ -128,6 +128,7 @@ def test_two_of_one_name_are_refused(tmp_path: Path, kind: str) -> None:
     assert f"two of its {kind} have one name" in str(refusal(path))
 
 
+@pytest.mark.slow
 def test_a_bundle_with_any_byte_changed_or_cut_off_anywhere_is_refused_or_read(tmp_path: Path) -> None:
     content, files = parts()
     whole = small(tmp_path / "whole.pyz", {**files, "manifest.json": named(content)}).read_bytes()
