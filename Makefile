@@ -1,4 +1,4 @@
-# Python 3.11 to 3.13, make and a C++ compiler are all that a fresh machine needs.
+# Python 3.11 to 3.13 and make are all that a fresh machine needs.
 PYTHON ?= python3
 BIN := .venv/bin
 # Each file of tests goes to one worker, in the order of tests/conftest.py: the long files first. Tests wait for the
@@ -66,8 +66,6 @@ $(INSTALLED): requirements.lock
 		$(BIN)/python -m pip install -q --require-hashes --no-build-isolation --no-deps -r requirements.lock  # where only pip knows the package index
 	@# The project itself, as it stands in this folder: dnn-compress, and src for notebooks elsewhere.
 	@$(BIN)/python -m pip install -q --no-deps --no-build-isolation --no-index --editable .
-	@# NNCF compiles its operators for training in INT8 once, for a minute; without a compiler it uses slower ones.
-	@$(BIN)/python -c "import src; from nncf.torch.quantization.extensions import QuantizedFunctionsCPULoader as ops; ops.load()"
 	@touch $@
 
 clean:

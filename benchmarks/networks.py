@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from src.contracts import LEAST_INTEGER
 from src.metrics.machine import machine
 
 TORCHVISION, TIMM = "model=torchvision", "model=timm"
@@ -67,6 +68,7 @@ TARGETS = ("onnxruntime", "openvino", "tflite", "torch")
 ROUNDED = tuple(
     method for method in EVERY if "quantize" in method and method not in ("quantize_uniform", "quantize_mixed")
 )
+INTEGER = ("quantize_int8", "quantize_aware_int8")
 SETTINGS = (
     *("data=shapes", "data.side=64", "data.train_images=2000", "data.test_images=300", "data.calibration_images=100"),
     *("training.epochs=12", "training.batch_size=50", "training.optimizer.lr=0.02", "training.threads=1"),
@@ -93,6 +95,7 @@ class Cell:
         baseline_accuracy: Accuracy of the uncompressed network's file; None if there is none.
         seconds: Time of the whole command, which makes the files of all targets.
         device: What the network was trained on, ``cpu`` or ``cuda``.
+        integer_share: Share of multiply-accumulates that the file computes in integers; None without a file.
     """
 
     network: str
@@ -107,6 +110,7 @@ class Cell:
     baseline_accuracy: float | None
     seconds: float
     device: str
+    integer_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class Bench:
                     baseline_accuracy=base["accuracy"] if base else None,
                     seconds=seconds,
                     device=self.device,
+                    integer_share=row.get("integer_share") if row else None,
                 )
             )
         return found
@@ -290,6 +295,13 @@ def counts(cells: Sequence[Cell]) -> list[str]:
     separate = {c.network for c in cells if c.baseline_accuracy is not None and c.baseline_accuracy >= SEPARATES}
     networks = {cell.network for cell in cells}
     lines += ["", f"{len(separate)} of {len(networks)} networks separate the shapes (≥ {100 * SEPARATES:.0f} %)."]
+    integer = [cell for cell in cells if cell.method in INTEGER and cell.target != "torch"]
+    if integer:
+        full = [c for c in integer if c.verdict == "works" and (c.integer_share or 0) >= LEAST_INTEGER]
+        lines += [
+            "",
+            f"{len(full)} of {len(integer)} INT8 files work and compute ≥ 99 % in integers (torch: in floats).",
+        ]
     reasons = Counter(f"{cell.verdict}: {cell.reason}" for cell in cells if cell.verdict != "works")
     return [*lines, "", *(f"- {count} × {reason}" for reason, count in reasons.most_common())]
 

@@ -4,9 +4,11 @@ A network, data, methods and targets in; files, rows and the compressed network 
 tracking of ``python -m src.run``::
 
     result = compress(model, data=(train_loader, validation_loader, test_loader),
-                      methods=[method("prune_magnitude", sparsity=0.8), method("quantize_int8")],
-                      targets=["onnxruntime"], train=recipe("default", epochs=10), budget=Budget(accuracy_drop=0.005))
+                      methods=[Prune(sparsity=0.8), QuantizeInt8()], targets=[OnnxRuntime()],
+                      train=recipe("default", epochs=10), budget=Budget(accuracy_drop=0.005))
     print(result.table())
+
+``Prune(sparsity=0.8)`` is ``method("prune_magnitude", sparsity=0.8)``: what is not given has the value of ``conf/``.
 
 Example:
     >>> import tempfile
@@ -14,12 +16,15 @@ Example:
     ...     clock = Clock(threads=1, seconds=0.01, rounds=1, largest_batch=1)
     ...     own = {"artifacts": folder, "folder": f"{folder}/run", "tracking": "off"}
     ...     settings = Settings(**own, clock=clock, quiet=True)
-    ...     result = compress(network("small_cnn"), dataset("digits"), ["quantize_int8"], settings=settings)
+    ...     made = {"methods": [QuantizeInt8()], "targets": [OnnxRuntime()]}
+    ...     result = compress(network("small_cnn"), dataset("digits"), **made, settings=settings)
     >>> [(row.variant, row.target, row.bits_per_weight) for row in result.rows]
     [('baseline', 'onnxruntime', 32.0), ('quantize_int8', 'onnxruntime', 8.0)]
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from src.command.calling import Result, Settings, compress
 from src.command.named import Named, dataset, method, network, recipe, target
@@ -40,22 +45,52 @@ from src.experiment.budget import Budget
 from src.metrics.board import Board
 from src.metrics.timing import Clock
 
+# A name for each class of methods and targets; ``method`` and ``target`` take every file of conf/, yours among them.
+Prune = partial(method, "prune_magnitude")
+PruneChannels = partial(method, "prune_channels")
+PruneRegularized = partial(method, "prune_regularized")
+Cluster = partial(method, "cluster")
+LowRank = partial(method, "low_rank")
+Distill = partial(method, "distill")
+QuantizeInt8 = partial(method, "quantize_int8")
+QuantizeUniform = partial(method, "quantize_uniform")
+OnnxRuntime = partial(target, "onnxruntime")
+OpenVino = partial(target, "openvino")
+TfLite = partial(target, "tflite")
+TensorRt = partial(target, "tensorrt")
+TorchProgram = partial(target, "torch")
+PackedFile = partial(target, "packed")
+
 __all__ = [
     "Board",
     "Budget",
     "Clock",
+    "Cluster",
     "Compressed",
     "Context",
     "DataSplits",
+    "Distill",
     "ImageSet",
     "InputError",
+    "LowRank",
     "Method",
     "Named",
+    "OnnxRuntime",
+    "OpenVino",
+    "PackedFile",
+    "Prune",
+    "PruneChannels",
+    "PruneRegularized",
+    "QuantizeInt8",
+    "QuantizeUniform",
     "Recipe",
     "Result",
     "Row",
     "Settings",
     "Target",
+    "TensorRt",
+    "TfLite",
+    "TorchProgram",
     "TrackingError",
     "compress",
     "dataset",

@@ -274,7 +274,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_continues
         (["search.objectives=[]"], "search.objectives is empty"),
         (["search.trials=0"], "search.trials must be a whole number from 1, and is 0"),
         (["workers=0"], "workers must be a whole number from 1"),
-        (["search.sampler.startup=0"], "search.sampler: startup and most must be at least 1, and are 0 and 100"),
+        (["search.sampler.startup=0"], "search.sampler.startup and most must be at least 1, and are 0 and 100"),
         (["search.sampler.most=many"], "search.sampler.most must be a whole number"),
         (["search.name=.."], "search.name must be of letters"),
         (["search.lengths=[true]"], "search.lengths must ascend to 1"),

@@ -17,19 +17,25 @@ LAST_NAMES = {
 }
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
 INERT = "src/models/checkpoints.py"  # subclasses pickle's reader so that it finds no class and no function
+PICKLING = {INERT, "src/training/ranks.py"}  # the latter reads what the process that started it sends
 KNOWN = {
     ("src/coding/graph.py", "onnx.load"),  # protocol buffers
     ("src/__main__.py", "importlib.import_module"),  # one of the commands that lie beside it
     ("src/command/composition.py", "get_class"),  # conf/target
     ("src/command/environment.py", "importlib.util.find_spec"),  # of this project's own dependencies, not imported
     ("src/command/composition.py", "instantiate"),  # typed, in conf/, or checked by src.command.trust
+    ("src/command/constructor_checks.py", "compile"),  # constructors of this project, with the plainest builtins
+    ("src/command/constructor_checks.py", "exec"),
     ("src/command/trust.py", "get_class"),  # conf/target
     ("src/data/decoding.py", "np.load"),  # takes no objects by default
+    ("src/contracts/data.py", "np.load"),
+    ("src/data/mapped.py", "np.load"),
     ("src/deploy/onnx_export.py", "onnx.load"),  # protocol buffers
     ("src/deploy/onnx_graph.py", "onnx.load"),
+    ("src/deploy/onnxruntime.py", "onnx.load"),  # protocol buffers
     ("src/device/exported_program.py", "torch.export.load"),  # after check_program, without pickles
     ("src/device/runtimes.py", "ctypes.CDLL"),  # CUDA's own library
-    ("src/methods/_nncf.py", "nncf.torch.load_from_config"),  # modules of NNCF only
+    ("src/methods/_nncf_quantizers.py", "nncf.torch.load_from_config"),  # modules of NNCF only
     ("src/models/checkpoints.py", "torch.load"),  # by InertPickle, which imports and calls nothing
     ("src/models/onnx_file.py", "onnx.load"),  # protocol buffers
     ("src/stages/identity.py", "importlib.util.find_spec"),  # of a class that is built anyway
@@ -48,7 +54,7 @@ def test_every_call_that_could_run_code_from_a_file_stands_in_a_known_place() ->
                     found.add((place, name))
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
                 modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-                if place != INERT:
+                if place not in PICKLING:
                     assert not PICKLES & {module.partition(".")[0] for module in modules}, place
     assert sorted(found ^ KNOWN) == []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from src.command.bundle_records import TrackedRun
 from src.command.composition import target_of
+from src.command.given import SPLITS
 from src.command.trust import check_config, read_config
 from src.contracts import Entry, InputError
 from src.experiment.results import RESULTS, SURVEY, Results, gather_survey, measurement_of
@@ -90,6 +91,11 @@ def _config(folder: Path, trust: bool) -> dict[str, Any]:
     config = read_config(path)
     if not isinstance(config.get("data"), dict) or not isinstance(config.get("artifacts"), str):
         raise InputError(f"{path} is damaged: it names no data or no artifacts")
+    if config["data"].get("_target_") == SPLITS:
+        raise InputError(
+            f"{folder}: its data are loaders or tensors of a program, which no command can load again; give compress "
+            f"data=dataset(NAME), or an object with load(), and bundle that"
+        )
     if not trust:
         check_config(config["data"], "data", "data", path)
     return config

@@ -123,7 +123,7 @@ def pick(images: ImageSet, count: int | None, classes: int) -> ImageSet:
 def _sample(splits: DataSplits, name: str, count: int | None) -> Sample:
     chosen = pick(splits.test, count, len(splits.classes))
     out = io.BytesIO()
-    np.savez_compressed(out, images=chosen.images.numpy(), labels=chosen.labels.numpy())
+    np.savez_compressed(out, images=chosen.images[:].numpy(), labels=chosen.labels.numpy())
     content = out.getvalue()
     manifest = {
         "name": name,

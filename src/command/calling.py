@@ -45,7 +45,7 @@ class Settings:
     Attributes:
         name: Name of the experiment.
         seed: Seed of the weights, the batch order and each method's random draws.
-        device, precision, threads: Where and how numbers are computed, as in ``conf/training``.
+        device, precision, threads, devices: Where and how numbers are computed, as in ``conf/training``.
         clock: How files are timed; None takes ``timing`` of ``conf/config.yaml``.
         board: The board that is to run the files; None refuses nothing.
         artifacts: Folder of the stages.
@@ -62,6 +62,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     threads: str | int = "auto"
+    devices: int = 1
     clock: Clock | None = None
     board: Board | None = None
     artifacts: str | Path = "artifacts"
@@ -152,7 +153,7 @@ def compress(
     plan = plan_of(given, settings, (model, data, methods, targets, train))
     tracker = tracker_of(settings.tracking, settings.tracking_uri)
     folder, artifacts = _folder(settings), Path(settings.artifacts)
-    origin = Origin(_record(plan), settings.tracking, " ".join(["python", *map(shlex.quote, sys.argv)]))
+    origin = Origin(_record(plan, artifacts), settings.tracking, " ".join(["python", *map(shlex.quote, sys.argv)]))
     with ExitStack() as held:
         held.enter_context(owning(folder))
         console = Console(held.enter_context(_terminal(folder / "run.log", settings)), "")
@@ -177,7 +178,7 @@ def plan_of(given: Given, settings: Settings, objects: tuple[Network, Data, Step
     _checked(Chain, name=variant, steps={name: step.value for name, step in steps.items()})
     network, called = given.network(model)
     recipe, loop = given.training(train)
-    compute = {key: getattr(settings, key) for key in ("device", "precision", "threads")}
+    compute = {key: getattr(settings, key) for key in ("device", "precision", "threads", "devices")}
     return Plan(
         name=settings.name,
         variant=variant,
@@ -214,7 +215,7 @@ def _folder(settings: Settings) -> Path:
     return folder
 
 
-def _record(plan: Plan) -> dict[str, Any]:
+def _record(plan: Plan, artifacts: Path) -> dict[str, Any]:
     """What a run's ``config.yaml`` says."""
     steps: Mapping[str, Any] = {name: dict(step.config) for name, step in plan.steps.items()}
     return {
@@ -224,6 +225,7 @@ def _record(plan: Plan) -> dict[str, Any]:
         "method": {"name": plan.variant, "steps": steps},
         "target": {name: dict(target.config) for name, target in plan.targets.items()},
         "seed": plan.seed,
+        "artifacts": str(artifacts),
     }
 
 

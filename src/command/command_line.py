@@ -35,18 +35,23 @@ def read_command_line(arguments: Sequence[str]) -> list[str]:
         InputError: There is no such option, or a word is no ``key=value`` that Hydra can read; the line says what to
             type instead.
     """
-    options, overrides = _separate(arguments)
-    for at, text in enumerate(overrides):
-        override = _parsed(text, overrides[at + 1 : at + 3])
+    options, words = _separate(arguments)
+    for at, text in enumerate(words):
+        override = _parsed(text, words[at + 1 : at + 3])
         if not override.key_or_group:
             raise InputError(f"{text}: a key must stand in front of '='; --cfg job shows all keys")
         if override.is_force_add() and override.key_or_group in ADDED:
             raise InputError(f"{text}: one plus is enough, {text[1:]}")
         _check_group(override, text)
-    for key, first, last in _repeated(overrides):
+    for key, first, last in _repeated(words):
         if key in ADDED:
             raise InputError(f"{key} is given twice, {first} and {last}: a run takes one")
-    return [*options, *overrides]
+    return [*options, *words]
+
+
+def overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments without Hydra's options."""
+    return _separate(arguments)[1]
 
 
 def remarks(arguments: Sequence[str]) -> list[str]:
@@ -66,14 +71,14 @@ def _repeated(overrides: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 
 def _separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     options: list[str] = []
-    overrides: list[str] = []
+    words: list[str] = []
     rest: Iterator[str] = iter(arguments)
     for word in rest:
         name, _, value = word.partition("=")
         if word == "--":
             continue
         if not word.startswith("-"):
-            overrides.append(word)
+            words.append(word)
         elif word.startswith(tuple(f"{option}=" for option, values in OPTIONS.items() if not values)):
             raise InputError(f"{word}: {name} takes no value; write {name} alone")
         elif name not in OPTIONS:
@@ -83,7 +88,7 @@ def _separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 value = next(rest, "")
             _check_choice(name, value)
             options += [name, value] if OPTIONS[name] else [f"{name}=all" if word in ("--info", "-i") else word]
-    return options, overrides
+    return options, words
 
 
 def _check_choice(name: str, value: str) -> None:

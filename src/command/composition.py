@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from src.experiment.plan import Plan
     from src.models.build import NetworkSource
 
-
+# Keys of ``training`` that say where it is computed; they are no part of the recipe.
+COMPUTE = ("device", "precision", "threads", "devices", "strategy")
 # Keys that change nothing while they are null or false.
 OPTIONAL = {
     "data": ("height", "width", "interpolation", "crop", "fit", "background", "mixing"),
-    "model": ("weights_key", "replace_head", "output"),
+    "model": ("weights_key", "replace_head", "output", "published_input"),
     "training": ("auxiliary_weight",),
     "budget": ("size_packed_bytes",),
 }
@@ -81,7 +82,7 @@ def build_plan(resolved: dict[str, Any], chosen: dict[str, str]) -> Plan:
 
     source, model_config, model_name = network_of(resolved["model"], chosen["model"])
     training_config = set_values("training", resolved["training"])
-    compute_config = {key: training_config.pop(key) for key in ("device", "precision", "threads")}
+    compute_config = {key: training_config.pop(key) for key in COMPUTE if key in training_config}
     compute = build({"training": compute_config}, "training", Compute.resolve)
     data = Part(build(resolved, "data"), set_values("data", resolved["data"]))
     model: Part[ModelBuilder] = Part(source, model_config)

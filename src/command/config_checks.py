@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from src.command.constructor_checks import refusal
 from src.command.exits import CONF, explain_constructor, nearest
 from src.command.signatures import Signature, signature_of
 from src.contracts import InputError
@@ -18,7 +19,7 @@ from src.contracts.training import check_recipe
 # Keys of a group that its `_target_` does not get: the command takes them out.
 BESIDE = {
     "model": ("weights", "weights_key", "replace_head", "output"),
-    "training": ("device", "precision", "threads", "auxiliary_weight"),
+    "training": ("device", "precision", "threads", "devices", "strategy", "auxiliary_weight"),
 }
 # Parts of the config without a `_target_`, and the class that gets them.
 READERS = {"timing": "src.metrics.timing.Clock", "sensitivity": "src.experiment.sensitivity.Sweep"}
@@ -92,7 +93,8 @@ def check_types(config: Any, key: str) -> None:
     """Compare names and plain values with what the constructors of this project say that they take.
 
     Raises:
-        InputError: A constructor takes no such name, or a number, word or truth value stands in place of another kind.
+        InputError: A constructor takes no such name, a number, word or truth value stands in place of another kind, or
+            the constructor refuses the values.
     """
     if isinstance(config, list):
         for at, value in enumerate(config):
@@ -111,6 +113,9 @@ def check_types(config: Any, key: str) -> None:
         _check_recipe(config, key)
     for name, value in config.items():
         check_types(value, f"{key}.{name}")
+    message = refusal(target, config) if isinstance(target, str) else None
+    if message is not None:
+        raise InputError(explain_constructor(message, key))
 
 
 def _check_names(config: Mapping[str, Any], key: str, signature: Signature) -> None:
@@ -183,7 +188,8 @@ def _check_compute(config: Mapping[str, Any]) -> None:
 
     if {"device", "precision", "threads"} <= set(config):
         try:
-            Compute.check(config["device"], config["precision"], config["threads"])
+            more = {key: config[key] for key in ("devices", "strategy") if key in config}
+            Compute.check(config["device"], config["precision"], config["threads"], **more)
         except ValueError as error:
             raise InputError(f"training.{error}") from error
 

@@ -4,13 +4,15 @@ knows them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from src.command.bundle_records import HostModel
 from src.contracts import InputError
 from src.device import schema
+from src.device.runtimes import NAMES
 from src.device.schema import LINE, TRUTH, Kind, between, count, optional
 from src.device.sensors import PLAUSIBLE
 
@@ -32,6 +34,15 @@ def _is_time(value: object) -> bool:
 
 
 TIME = Kind("a time such as 2026-01-02T03:04:05+00:00, not in the future", _is_time)
+
+
+def _is_runtime(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(rf"(?:{'|'.join(NAMES)})(?: [\w.+/-]+)?", value) is not None
+
+
+RUNTIME = Kind(
+    f"a runtime of the evaluator and its version, such as onnxruntime 1.10.0 ({', '.join(NAMES)})", _is_runtime
+)
 MILLISECONDS = between(MICROSECOND_MS, LONGEST_MS)
 ROW = {
     "name": LINE,
@@ -45,7 +56,7 @@ ROW = {
     "power_watts": optional(between(0, LARGEST_WATTS)),
     "energy_uj": optional(between(0, LARGEST_UJ)),
     "energy_source": optional(LINE),
-    "runtime": LINE,
+    "runtime": RUNTIME,
 }
 RESULTS = {
     "bundle": LINE,
@@ -90,6 +101,30 @@ def check_with_bundle(row: Mapping[str, Any], host: HostModel) -> None:
         raise InputError(f"{place}.size_bytes is {size}, and the bundle's file has {host.size_bytes} bytes")
     if host.images is not None and images > host.images:
         raise InputError(f"{place}.images is {images}, and the bundle holds {host.images} test images for this model")
+
+
+def check_images(rows: Sequence[Mapping[str, Any]], models: Mapping[str, HostModel]) -> str | None:
+    """Compare the numbers of images of all rows: an evaluator takes all of a sample, or one number of every sample.
+
+    Returns:
+        What a person should know of the accuracies; None if every row has all of its sample.
+
+    Raises:
+        InputError: No one call of the bundle gives these numbers.
+    """
+    counts = [(row["name"], row["images"], models[row["name"]].images) for row in rows]
+    fewer = {images for _, images, held in counts if held is not None and images < held}
+    if not fewer:
+        return None
+    given = max(fewer)
+    for name, images, held in counts:
+        if held is not None and images != min(given, held):
+            raise InputError(
+                f"rows[{name}].images is {images}, and another row has {given} of more: a bundle tests every model on "
+                f"as many images as --images says, or on all of its sample"
+            )
+    images = f"{given:,} image{'s' * (given != 1)}"
+    return f"The accuracies are of {images} a model (--images {given}), fewer than the bundle holds"
 
 
 def _check_row(row: Mapping[str, Any]) -> None:

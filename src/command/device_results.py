@@ -9,7 +9,7 @@ from typing import Any
 
 from src.command.bundle_records import BundleRecord, HostModel, TrackedRun
 from src.command.composition import tracker_of
-from src.command.device_figures import check_results, check_with_bundle
+from src.command.device_figures import check_images, check_results, check_with_bundle
 from src.contracts import DeviceRow, InputError
 from src.device.schema import read_json
 from src.tracking.device import digest_of
@@ -40,6 +40,10 @@ def import_results(file: Path, artifacts: Path, uri: str | None = None) -> Itera
     """
     content = _read(file)
     bundle = _bundle_of(content, artifacts, file)
+    try:
+        remark = check_images(content["rows"], bundle.models)
+    except InputError as error:
+        raise InputError(f"{file} does not fit bundle {bundle.id}: {error}") from error
     stores, untracked = _by_store(content, bundle)
     if not stores:
         raise InputError(f"The runs that made bundle {bundle.id} were not tracked: there is nowhere to put results")
@@ -49,6 +53,8 @@ def import_results(file: Path, artifacts: Path, uri: str | None = None) -> Itera
         made, found = tracker_of(name, address).device_rows(digest_of(content), rows, file)
         before = f", {found} were there already" if found else ""
         yield f"{made} rows of {content['board']} are now in {address} beside the host's{before}"
+    if remark is not None:
+        yield remark
     if untracked:
         yield f"Not imported, since their runs were not tracked: {', '.join(untracked)}"
 

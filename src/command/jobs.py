@@ -98,13 +98,19 @@ def each_job(config_name: str, task: Callable[[Job], object]) -> None:
     """
     import hydra
 
-    from src.command.command_line import read_command_line, remarks
-    from src.command.composition import register_resolvers
+    from src.command.command_line import overrides, read_command_line, remarks
+    from src.command.composition import composed, register_resolvers
     from src.command.parents import end_with_parent
 
     sys.argv[1:] = read_command_line(sys.argv[1:])
     for line in remarks(sys.argv[1:]):
         print(line, file=sys.stderr)
+    options = set(sys.argv[1:])
+    if {"--cfg", "-c"} & options and not {
+        "-m",
+        "--multirun",
+    } & options:  # Hydra shows it without a job that checks keys
+        composed(overrides(sys.argv[1:]), config_name)
     register_resolvers()
     command = os.getpid()
 

@@ -9,14 +9,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from src.command.composition import build, composed, network_of, set_values
+from src.command.composition import COMPUTE, build, composed, network_of, set_values
 from src.command.exits import CONF, explain_composition, nearest
 from src.contracts import DataSource, InputError, ModelBuilder, Recipe, Target
 from src.experiment.described import config_of
 from src.experiment.plan import Part
 
 T = TypeVar("T")
-COMPUTE = ("device", "precision", "threads")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from src.display.terminal import only_ours, shown
 # Parts of the config that all trials of a study share.
 SHARED = ("data", "model", "training", "target", "board", "timing", "space", "budget", "seed")
 SHARED_SETTINGS = ("objectives", "target", "lengths", "sampler", "first")
+OF_MACHINE = ("threads", "device", "devices", "strategy")  # settings of the training that a machine may have of its own
 # Overrides that begin with one of these change the search, not the models that it makes.
 SEARCH_OVERRIDES = ("search.", "space.", "~space", "sampler@", "workers=", "worker=", "hydra", "++tracking.tags=")
 
@@ -92,7 +93,7 @@ class SearchJob:
         shared |= {name: set_values(name, shared[name]) for name in OPTIONAL}
         # Where data lies says nothing of it; a machine with other cores may join; files are compared by their content.
         shared["data"] = {**shared["data"], "root": None, "checksum": checksum}
-        shared["training"] = {k: v for k, v in shared["training"].items() if k not in ("threads", "device")}
+        shared["training"] = {k: v for k, v in shared["training"].items() if k not in OF_MACHINE}
         shared["files"] = files_of(shared["model"])
         return {**shared, "search": {key: self.settings[key] for key in SHARED_SETTINGS}}
 

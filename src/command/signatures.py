@@ -37,7 +37,8 @@ def signature_of(target: str) -> Signature | None:
 
 
 @cache
-def _tree(module: str) -> ast.Module | None:
+def tree_of(module: str) -> ast.Module | None:
+    """The parsed source of a module of this project; None if there is none."""
     path = ROOT.joinpath(*module.split("."))
     files = [path.with_suffix(".py"), path / "__init__.py"]
     file = next((file for file in files if file.is_file()), None)
@@ -46,7 +47,7 @@ def _tree(module: str) -> ast.Module | None:
 
 def _find(module: str, name: str) -> Signature | None:
     """The signature of ``name`` as ``module`` knows it: defined there, or imported from another module of ``src``."""
-    tree = _tree(module)
+    tree = tree_of(module)
     for node in tree.body if tree is not None else []:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return _of_function(node, skip=0)

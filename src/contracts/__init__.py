@@ -9,6 +9,7 @@ from src.contracts.data import (
     EpochBatches,
     ImageSet,
     InputContract,
+    MappedImages,
     Mixing,
     Preparation,
     StaticBatches,
@@ -46,7 +47,7 @@ from src.contracts.methods import (
     StoredWeight,
     as_method,
 )
-from src.contracts.results import BY_NAME, COLUMNS, LEAST_AGREEMENT, Column, Entry, Limit, Refused, Row
+from src.contracts.results import BY_NAME, COLUMNS, LEAST_AGREEMENT, LEAST_INTEGER, Column, Entry, Limit, Refused, Row
 from src.contracts.tracking import (
     DataDescription,
     DeviceRow,
@@ -72,6 +73,7 @@ __all__ = [
     "BY_NAME",
     "COLUMNS",
     "LEAST_AGREEMENT",
+    "LEAST_INTEGER",
     "NNCF_HOOKS",
     "STRETCHED",
     "Augmentation",
@@ -98,6 +100,7 @@ __all__ = [
     "Limit",
     "Loss",
     "Lowered",
+    "MappedImages",
     "Method",
     "Mixing",
     "ModelBuilder",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -11,18 +13,78 @@ if TYPE_CHECKING:
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 FITS = ("letterbox", "pad")
+CHUNK = 4 * 2**20  # pixels that are looked at together where a whole set is read
+
+
+class MappedImages:
+    """Images in a file that is mapped into memory: only those that are looked at are read, and none is kept.
+
+    It stands where a tensor ``[n, channels, height, width]`` of uint8 stands. An index gives a tensor; ``select`` gives
+    mapped images again, so that a set can be split without a copy.
+
+    Args:
+        path: The file, in NumPy's format: ``[m, channels, height, width]``, uint8.
+        file: Its images.
+        rows: Which of them these are, ``[n]``, int64.
+    """
+
+    FEW = 64 * 2**20  # bytes of images that ``select`` reads into memory
+
+    def __init__(self, path: Path, file: Tensor, rows: Tensor) -> None:
+        self.path, self.file, self.rows = path, file, rows
+
+    @classmethod
+    def open(cls, path: Path, rows: Tensor | None = None) -> MappedImages:
+        """Map the file; None takes all of its images."""
+        import numpy as np
+        import torch
+
+        file = torch.from_numpy(np.load(path, mmap_mode="c"))  # a write would change a copy, never the file
+        return cls(path, file, torch.arange(len(file)) if rows is None else rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the file itself."""
+        return MappedImages.open, (self.path, self.rows)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the images would take in memory."""
+        return math.prod(self.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, channels, height, width)``."""
+        return (len(self.rows), *self.file.shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the pixels."""
+        return self.file.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        """Read an image, or a batch of images."""
+        rows = self.rows[index]
+        return self.file[rows] if rows.dim() == 0 else self.file.index_select(0, rows)
+
+    def select(self, indices: Tensor | slice) -> MappedImages | Tensor:
+        """The images at ``indices``, in that order; a tensor if they are few."""
+        chosen = MappedImages(self.path, self.file, self.rows[indices])
+        return chosen[:] if chosen.size_bytes <= self.FEW else chosen
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and labels held in memory (or memory-mapped).
+    """Images and labels, in memory or in a file that is mapped into it.
 
     Attributes:
         images: ``[n, channels, height, width]``, uint8.
         labels: ``[n]``, int64, each in ``[0, classes)``.
     """
 
-    images: Tensor
+    images: Tensor | MappedImages
     labels: Tensor
 
     def __post_init__(self) -> None:
@@ -32,9 +94,20 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, indices: Tensor) -> ImageSet:
+    def select(self, indices: Tensor | slice) -> ImageSet:
         """The images and labels at ``indices`` (``[k]``, int64), in that order."""
-        return ImageSet(self.images[indices], self.labels[indices])
+        images = self.images
+        chosen = images.select(indices) if isinstance(images, MappedImages) else images[indices]
+        return ImageSet(chosen, self.labels[indices])
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The images in order, some MB at a time."""
+        return (self.images[places] for places in self.places())
+
+    def places(self) -> list[slice]:
+        """Where the images of each of ``chunks`` stand."""
+        size = max(1, CHUNK // max(1, math.prod(self.images.shape[1:])))
+        return [slice(start, start + size) for start in range(0, len(self), size)]
 
 
 class Augmentation(Protocol):
@@ -227,8 +300,10 @@ class StaticBatches(Protocol):
         batch_size: Images in a full batch.
         rest: Images in the last batch if it is not full; 0 if all are.
         generators: What is drawn from while a batch is made; the same objects all the time.
+        capturable: Whether the device has all images.
     """
 
+    capturable: bool
     batch_size: int
     generators: list[Any]
 

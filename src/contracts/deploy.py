@@ -134,6 +134,7 @@ class GraphNode:
         role: What it does to memory.
         macs: Multiply-accumulate operations at batch 1; None if it has weights and is of an unknown kind.
         name: As the file calls the operation, after its layer.
+        float_kernel: Whether the runtime is known to compute it in floats, even if its inputs are integers.
     """
 
     inputs: tuple[str, ...]
@@ -141,6 +142,7 @@ class GraphNode:
     role: Role
     macs: int | None = 0
     name: str = ""
+    float_kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,14 @@ class Target(ABC):
     beside: tuple[str, ...] = ()
     extra: str | None = None
     free_batch: bool = True
+
+    @property
+    def unquantized_outputs(self) -> tuple[str, ...]:
+        """Operators, ``convolution`` and ``product``, for whose outputs its integer kernels need no scale.
+
+        Quantizers that stand there for other runtimes alone are left out of its files.
+        """
+        return ()
 
     @property
     def stand_in(self) -> bool:

@@ -35,6 +35,14 @@ class Context:
     seed: int
     fine_tune: FineTune
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a callback takes along to another process of its training; that starts no training of its own."""
+        return {**vars(self), "fine_tune": _fine_tune_nothing}
+
+
+def _fine_tune_nothing(*arguments: Any, **settings: Any) -> None:
+    raise RuntimeError("a callback of a training cannot start another training")
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -15,6 +15,7 @@ from src.contracts.formats import Bytes, Number, Verdict, Words
 
 LEAST_AGREEMENT = 0.99  # of predicted classes with torch's; below it a file does not do what its model does
 WRONG = "WRONG"  # what the table says of a file below it
+LEAST_INTEGER = 0.99  # of the multiply-accumulates of an INT8 file; below it the file is not what its name says
 PERCENT = Number("{:.2f}", scale=100, suffix=" %")
 POINTS = Number("{:+.2f}", scale=100)
 MILLISECONDS = Number("{:.3f}", suffix=" ms")
@@ -279,6 +280,22 @@ class Row:
         direction="lower",
         searched=True,
         compared=True,
+    )
+    integer_share: float | None = column(
+        "share of `macs` that the file computes in 8-bit integers, for ONNX Runtime as its own optimizer leaves the "
+        "graph; under 99 % of an INT8 file the command names the operations; 0 for `torch`, which computes in floats",
+        heading="in integers",
+        unit="share",
+        format=Number("{:.1f}", scale=100, suffix=" %"),
+        direction="higher",
+    )
+    float_operations: str | None = column(
+        "the operations of an INT8 file that are computed in floats, those with most `macs` first", format=WORDS
+    )
+    may_saturate: str | None = column(
+        "weights of an INT8 file that could overflow on x86 processors without VNNI, which add two products u8 x s8 in "
+        "16 bits: a bound from the weights alone (`method.reduce_range=true` leaves none)",
+        format=WORDS,
     )
     peak_activation_bytes: int | None = column(
         "largest sum of live activations at batch 1, in the file's order, as a fusing runtime keeps them",

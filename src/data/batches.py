@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from src.contracts import Augmentation, DataSplits, EpochBatches, ImageSet, Mixing
+from src.contracts import Augmentation, DataSplits, EpochBatches, ImageSet, MappedImages, Mixing
+
+AHEAD = 2  # batches that are read from a file before they are needed
+COPIED = 1024  # images that are copied at once from a file to a GPU
 
 
 def mixed_seed(seed: int, epoch: int) -> int:
@@ -19,7 +24,8 @@ class TensorBatches:
     """Iterate over an image set in batches of normalized float32 images and their labels.
 
     Args:
-        images: The image set; all of it is moved to ``device``.
+        images: The image set; all of it is moved to ``device``, but images that are mapped from a file and would take
+            more than half of its free memory.
         batch_size: Number of images in a batch, at least 1.
         mean, std: One number for each channel, of pixels in [0, 1].
         augmentation: Random change of the images before normalization; None leaves them as they are.
@@ -34,6 +40,7 @@ class TensorBatches:
 
     Attributes:
         generators: The generator of ``begin`` and ``take``, which make the same batches in place.
+        capturable: Whether a batch can be made in place; False if the images stay in a file.
     """
 
     def __init__(
@@ -50,7 +57,8 @@ class TensorBatches:
         mixing: Mixing | None = None,
         classes: int = 0,
     ) -> None:
-        self.images = images.images.to(device)
+        self.images = _placed(images.images, device)
+        self.capturable = isinstance(self.images, Tensor)
         self.labels = images.labels.to(device)
         self.batch_size = min(batch_size, len(images))
         self.augmentation = augmentation
@@ -79,7 +87,7 @@ class TensorBatches:
     @property
     def repeats(self) -> bool:
         """Whether every epoch has the same batches."""
-        return self.shuffle_seed is None
+        return self.shuffle_seed is None and self.capturable
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self.shuffle_seed is None:
@@ -87,18 +95,34 @@ class TensorBatches:
         else:
             generator = torch.Generator(device=self.labels.device)
             order = self._shuffled(generator, self.shuffle_seed)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            if order is None:
-                images = self.images[start : start + self.batch_size]
-                labels = self.labels[start : start + self.batch_size]
-            else:
-                chosen = order[start : start + self.batch_size]
-                images, labels = self.images[chosen], self.labels[chosen]
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        places = [
+            slice(at, at + self.batch_size) if order is None else order[at : at + self.batch_size] for at in starts
+        ]
+        for chosen, images in zip(places, self._read(places), strict=True):
+            labels = self.labels[chosen]
+            if order is not None:
                 if self.augmentation is not None:
                     images = self.augmentation(images, generator)
                 if self.mixing is not None:
                     images, labels = self.mixing(images, labels, self.classes, generator)
             yield self.normalize(images), labels
+
+    def _read(self, places: Sequence[slice | Tensor]) -> Iterator[Tensor]:
+        """The images of each batch; those that are in a file are read while the batch before is worked on."""
+        if isinstance(self.images, Tensor):
+            yield from (self.images[chosen] for chosen in places)
+            return
+        mapped, device = self.images, self.labels.device
+        with ThreadPoolExecutor(1) as reader:
+            ahead: deque[Future[Tensor]] = deque()
+            for chosen in places:
+                rows = chosen if isinstance(chosen, slice) else chosen.cpu()
+                ahead.append(reader.submit(mapped.__getitem__, rows))
+                if len(ahead) > AHEAD:
+                    yield ahead.popleft().result().to(device)
+            while ahead:
+                yield ahead.popleft().result().to(device)
 
     def _shuffled(self, generator: torch.Generator, seed: int) -> Tensor:
         """The order of the epoch, ``[n]``; ``generator`` is seeded anew, and its next draws augment the images."""
@@ -116,6 +140,7 @@ class TensorBatches:
         places = torch.arange(size, device=self.labels.device) + self._place
         self._place += size
         chosen = self._order.index_select(0, places)
+        assert isinstance(self.images, Tensor)  # else it is not capturable
         images, labels = self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
         if self.augmentation is not None and self.shuffle_seed is not None:
             images = self.augmentation(images, self.generators[0])
@@ -126,6 +151,18 @@ class TensorBatches:
     def normalize(self, images: Tensor) -> Tensor:
         """Turn pixels 0 … 255 into float32 of mean 0 and deviation 1 for each channel."""
         return (images.to(torch.float32) - self._shift).mul_(self._scale)
+
+
+def _placed(images: Tensor | MappedImages, device: str) -> Tensor | MappedImages:
+    """The images on ``device``; mapped ones stay in their file on the CPU, and if they take most of a GPU's memory."""
+    if isinstance(images, Tensor):
+        return images.to(device)
+    if device == "cpu" or images.size_bytes > torch.cuda.mem_get_info()[0] // 2:
+        return images
+    placed = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), COPIED):
+        placed[start : start + COPIED] = images[start : start + COPIED].to(device)
+    return placed
 
 
 def training_batches(splits: DataSplits, batch_size: int, *, seed: int, device: str = "cpu") -> EpochBatches:

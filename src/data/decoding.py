@@ -1,4 +1,4 @@
-"""Many files of images, decoded into one tensor; large sets are found again in the user's cache folder."""
+"""Many files of images, decoded into one tensor; many are found again in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.contracts import STRETCHED, InputError, Preparation, first_line
+from src.contracts import STRETCHED, InputError, MappedImages, Preparation, first_line
+from src.data.mapped import limit_bytes, mapped_images
 from src.data.pixels import Greys, may_be_deep, read, value_range
 from src.data.resizing import resized
 from src.files.checked import checksums
@@ -25,11 +26,17 @@ log = logging.getLogger(__name__)
 CACHED = 2000  # least number of images whose decoding takes long enough to be worth a cache file
 
 
-def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str, how: Preparation = STRETCHED) -> Tensor:
-    """The result of ``decode_images``, from the user's cache folder if the files have the same content."""
+def decoded(
+    paths: Sequence[Path], size: tuple[int, int], mode: str, name: str, how: Preparation = STRETCHED
+) -> Tensor | MappedImages:
+    """The result of ``decode_images``, from the user's cache folder if the files have the same content.
+
+    Images that would take more than a share of the memory (``limit_bytes``) stay in the file of the cache, mapped.
+    """
     import numpy as np
 
-    if len(paths) < CACHED:
+    large = len(paths) * size[0] * size[1] * len(mode) > limit_bytes()
+    if len(paths) < CACHED and not large:
         return decode_images(paths, size, mode, name, how)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dnn-compression"
     with contextlib.suppress(OSError):  # no permission to write: the images are decoded again next time
@@ -37,10 +44,14 @@ def decoded(paths: Sequence[Path], size: tuple[int, int], mode: str, name: str, 
     places = _digest(map(str, paths))
     try:
         contents = checksums({str(path): path for path in paths}, home / f"{name}-{places}.json")
-    except OSError:  # decoding raises an error that names the file
+    except OSError as error:  # decoding raises an error that names the file
+        if large:
+            raise InputError(f"{name}: {error.filename} cannot be read as an image ({first_line(error)})") from error
         return decode_images(paths, size, mode, name, how)
     key = f"{size} {mode} {_manner(how)}"
     cache = home / f"{name}-{_digest([key, *(contents[str(path)] for path in paths)])}.npy"
+    if large:
+        return mapped_images(cache, paths, size, mode, name, how)
     with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: the images are decoded again
         return torch.from_numpy(np.load(cache))
     images = decode_images(paths, size, mode, name, how)

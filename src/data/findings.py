@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.contracts import DataSplits, ImageSet
-from src.data.splitting import constant, copies
+from src.data.splitting import Looks
 
 SKEWED = 10  # times as many images in the largest class as in the smallest
 DARK = 64  # of 255
@@ -40,11 +40,14 @@ def of_labels(classes: Sequence[str], train: ImageSet, validation: ImageSet, tes
     return lines
 
 
-def of_pixels(splits: DataSplits, files: Mapping[str, Sequence[Path]], root: Path) -> list[str]:
+def of_pixels(
+    splits: DataSplits, looks: Mapping[str, Looks], files: Mapping[str, Sequence[Path]], root: Path
+) -> list[str]:
     """Lines on copies of images, on images of one colour and on a set that is dark throughout.
 
     Args:
         splits: The data.
+        looks: What the images of ``train``, ``validation`` and ``test`` look like.
         files: The file of each image of ``train``, ``validation`` and ``test``.
         root: Folder that the files lie in; lines name them from there.
     """
@@ -52,13 +55,15 @@ def of_pixels(splits: DataSplits, files: Mapping[str, Sequence[Path]], root: Pat
     labels = torch.cat([part.labels for part in parts.values()])
     where = torch.cat([torch.full((len(part),), at) for at, part in enumerate(parts.values())])
     names = [_below(path, root) for part in parts for path in files[part]]
-    first = copies(*(part.images for part in parts.values()))
-    lines = _copies(first, labels, where, names)
-    flat = torch.cat([constant(part.images) for part in parts.values()])
+    digests = [digest for part in parts for digest in looks[part].digests]
+    lowest, highest = (torch.cat([getattr(looks[part], name) for part in parts]) for name in ("lowest", "highest"))
+    every = Looks(digests, lowest, highest)
+    lines = _copies(every.copies(), labels, where, names)
+    flat = every.constant
     if flat.any():
         example = names[int(flat.nonzero()[0])]
         lines.append(f"{int(flat.sum())} of {len(flat)} images have one colour in all their pixels ({example})")
-    brightest = int(splits.train.images.max())
+    brightest = int(looks["train"].highest.max())
     if brightest < DARK:
         lines.append(
             f"the brightest pixel of the training images is {brightest} of 255: 12 bits in files of 16 are read so if "

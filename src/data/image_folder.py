@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.contracts import DataSplits, ImageSet, InputError
+from src.contracts import DataSplits, ImageSet, InputError, MappedImages
 from src.data import findings
 from src.data.decoding import decoded, range_of
 from src.data.folders import TEST, TRAIN, VALIDATION, Found, find
 from src.data.images import ImageData
+from src.data.mapped import LIMIT, SHARE, limit_bytes
 from src.data.pixels import MODES
-from src.data.splitting import constant, copies, stratified
+from src.data.splitting import Looks, stratified
 
 
 class ImageFolder(ImageData):
@@ -74,7 +75,7 @@ class ImageFolder(ImageData):
     def load(self) -> DataSplits:
         """As ``ImageData.load``; also raises InputError if most images have one colour in all their pixels."""
         splits = self.inspect()
-        flat = torch.cat([constant(part.images) for part in (splits.train, splits.validation, splits.test)])
+        flat = self._looks.constant
         if 2 * int(flat.sum()) > len(flat):
             raise InputError(
                 f"data.root: {int(flat.sum())} of {len(flat)} images have one colour in all their pixels: "
@@ -86,7 +87,8 @@ class ImageFolder(ImageData):
     def inspect(self) -> DataSplits:
         """Load the data with remarks on all that is wrong with it, whatever that is."""
         splits = super().load()
-        seen = findings.of_pixels(splits, self.files, self.root)
+        looks = {part: self._looks.select(torch.as_tensor(places)) for part, places in self._places.items()}
+        seen = findings.of_pixels(splits, looks, self.files, self.root)
         return replace(splits, remarks=(*self._found.remarks, *self._notes, *splits.remarks, *seen))
 
     def read(self) -> tuple[ImageSet, ImageSet, Sequence[str]]:
@@ -96,23 +98,23 @@ class ImageFolder(ImageData):
             measured, lines = range_of(found.parts[TRAIN][0])
             self.preparation = replace(self.preparation, pixel_range=measured, own_depth=measured is not None)
             self._notes += lines
-        parts = {part: self._decoded(*files) for part, files in found.parts.items()}
-        published = parts[TRAIN]
-        if VALIDATION in parts:
-            published = _joined(published, parts[VALIDATION])
-        if TEST in parts:
-            self._places = {TEST: range(len(published), len(published) + len(parts[TEST]))}
-            self._kept = torch.arange(len(published))
-            return published, parts[TEST], found.classes
-        train = parts[TRAIN]
-        rest, tests = stratified(train.labels, copies(train.images), self.test_share, self.split_seed, least=3)
-        self._check_carved(TEST, tests, train)
+        every = self._decoded()
+        self._looks = Looks.at(every)
+        if TEST in found.parts:
+            count = len(every) - len(found.parts[TEST][0])
+            self._places = {TEST: range(count, len(every))}
+            self._kept = torch.arange(count)
+            return every.select(slice(0, count)), every.select(slice(count, None)), found.classes
+        train = torch.arange(len(found.parts[TRAIN][0]))
+        groups = self._looks.select(train).copies()
+        rest, tests = stratified(every.labels[train], groups, self.test_share, self.split_seed, least=3)
+        self._check_carved(TEST, tests, groups)
         self._places = {TEST: tests.tolist()}
-        self._kept = torch.cat([rest, torch.arange(len(train), len(published))])
+        self._kept = torch.cat([rest, torch.arange(len(train), len(every))])
         self._notes.append(
             f"no folder of test images: {len(tests)} of {len(train)} images are set aside (data.test_share)"
         )
-        return published.select(self._kept), published.select(tests), found.classes
+        return every.select(self._kept), every.select(tests), found.classes
 
     def divided(self, published: ImageSet) -> tuple[Tensor, Tensor]:
         """The folder's own validation images, or a share of each class."""
@@ -120,9 +122,9 @@ class ImageFolder(ImageData):
         if given:
             train, validation = torch.arange(len(published)).split([len(published) - given, given])
         else:
-            groups = copies(published.images)
+            groups = self._looks.select(self._kept).copies()
             train, validation = stratified(published.labels, groups, self.validation_share, self.split_seed, least=2)
-            self._check_carved(VALIDATION, validation, published)
+            self._check_carved(VALIDATION, validation, groups)
             self._notes.append(
                 f"no folder of validation images: {len(validation)} of {len(published)} images are set aside "
                 f"(data.validation_share)"
@@ -130,14 +132,13 @@ class ImageFolder(ImageData):
         self._places |= {TRAIN: self._kept[train].tolist(), VALIDATION: self._kept[validation].tolist()}
         return train, validation
 
-    def _check_carved(self, part: str, chosen: Tensor, images: ImageSet) -> None:
+    def _check_carved(self, part: str, chosen: Tensor, groups: Tensor) -> None:
         """Refuse an empty split with its cause: too few images, of which too few differ."""
         if not len(chosen):
-            different = len(copies(images.images).unique())
             raise InputError(
-                f"data.root: no image is left for the {part} set, for equal images stay in one split: {len(images)} "
-                f"images, {different} different at {self.size[0]}x{self.size[1]}; each class needs three that differ, "
-                f"or {self.root} its own {part}/"
+                f"data.root: no image is left for the {part} set, for equal images stay in one split: {len(groups)} "
+                f"images, {len(groups.unique())} different at {self.size[0]}x{self.size[1]}; each class needs three "
+                f"that differ, or {self.root} its own {part}/"
             )
 
     def checksummed(self, published: ImageSet, test: ImageSet) -> tuple[ImageSet, ...]:
@@ -148,10 +149,14 @@ class ImageFolder(ImageData):
         at = torch.arange(len(published))
         return published.select(at[:-given]), published.select(at[-given:]), test
 
-    def _decoded(self, paths: Sequence[Path], labels: Sequence[int]) -> ImageSet:
+    def _decoded(self) -> ImageSet:
+        """All images of the folder: of training, validation and test."""
+        paths = [path for paths, _ in self._found.parts.values() for path in paths]
+        labels = [label for _, labels in self._found.parts.values() for label in labels]
         pixels = decoded(paths, self.size, MODES[self.channels], self.name, self.preparation)
+        if isinstance(pixels, MappedImages):
+            self._notes.append(
+                f"{len(pixels):,} images of {pixels.size_bytes / 1e9:.1f} GB stay in a file of the cache: up to "
+                f"{limit_bytes() / 1e9:.1f} GB would be held in memory (a part in {SHARE} of it, or {LIMIT})"
+            )
         return ImageSet(pixels, torch.tensor(labels))
-
-
-def _joined(*parts: ImageSet) -> ImageSet:
-    return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))

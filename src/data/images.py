@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -51,13 +52,14 @@ def checksum(*parts: ImageSet) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(str(tuple(part.images.shape)).encode())
-        digest.update(part.images.contiguous().numpy().data)
+        for images in part.chunks():
+            digest.update(images.contiguous().numpy().data)
         digest.update(part.labels.contiguous().numpy().data)
     return digest.hexdigest()
 
 
 class ImageData(ABC):
-    """A data set of images that fits into memory; subclasses read it.
+    """A data set of images, in memory or in a file that is mapped into it; subclasses read it.
 
     Args:
         root: Folder of the data; None takes that of ``DNNC_DATA``, or ``data``.
@@ -162,7 +164,7 @@ class ImageData(ABC):
             raise InputError(f"{self.name}: the validation split takes every training image; add images or groups")
         train, validation = published.select(train_at), published.select(validation_at)
         shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
-        mean, std = self._statistics(train.images)
+        mean, std = self._statistics(train)
         return DataSplits(
             name=self.name,
             classes=tuple(classes),
@@ -183,14 +185,16 @@ class ImageData(ABC):
         """The images, brought to ``height`` x ``width``."""
         _, own_height, own_width = images.images.shape[1:]
         size = (self.height or own_height, self.width or own_width)
+        if (own_height, own_width) == size:
+            return images
         try:
-            return ImageSet(resized_pixels(images.images, size, self.preparation), images.labels)
+            return ImageSet(resized_pixels(images.images[:], size, self.preparation), images.labels)
         except ValueError as error:
             raise InputError(f"{self.name}: {error}") from error
 
-    def _statistics(self, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _statistics(self, images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel: as configured, or measured on ``images``."""
-        channels = images.shape[1]
+        channels = images.images.shape[1]
         if self.mean is not None and self.std is not None:
             if len(self.mean) != channels or len(self.std) != channels:
                 raise InputError(
@@ -200,11 +204,11 @@ class ImageData(ABC):
             return tuple(self.mean), tuple(self.std)
         sums = torch.zeros(channels, dtype=torch.float64)
         squares = torch.zeros(channels, dtype=torch.float64)
-        for chunk in images.split(4096):
-            pixels = chunk.to(torch.float64) / 255
-            sums += pixels.sum((0, 2, 3))
-            squares += pixels.square().sum((0, 2, 3))
-        count = images.numel() / channels
-        mean = sums / count
-        std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()
+        for chunk in images.chunks():
+            pixels = chunk.to(torch.float32)  # sums over a row of up to 258 pixels are whole numbers below 2^24: exact
+            sums += pixels.sum(3).to(torch.float64).sum((0, 2))
+            squares += pixels.square_().sum(3).to(torch.float64).sum((0, 2))
+        count = math.prod(images.images.shape) / channels
+        mean = sums / (255 * count)
+        std = (squares / (255**2 * count) - mean.square()).clamp(min=1e-6).sqrt()
         return tuple(round(float(m), 4) for m in mean), tuple(max(round(float(s), 4), 1e-3) for s in std)

@@ -113,7 +113,8 @@ def splits(
         parts[part] = ImageSet(_pixels(part, images, shift, scale), labels)
     named = _classes(parts, classes)
     order = torch.randperm(len(parts["train"]), generator=torch.Generator().manual_seed(0))
-    outside = any(float(each.images.min()) < 0 or float(each.images.max()) > 255 for each in parts.values())
+    chunks = (chunk for each in parts.values() for chunk in each.chunks())
+    outside = any(float(chunk.min()) < 0 or float(chunk.max()) > 255 for chunk in chunks)
     return DataSplits(
         name=name,
         classes=named,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.contracts import InputError, Preparation
 
@@ -15,6 +15,7 @@ MODES = {1: "L", 3: "RGB"}
 ORIENTATION = 0x0112  # the EXIF tag
 BITS_PER_SAMPLE = 258  # the TIFF tag
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # the TIFF tag, and its value where 0 is white; Pillow inverts 8 bits alone
+NO_DATA = 42113  # GDAL's TIFF tag: the value of pixels without data, as text
 MISSING = 1e30  # values beyond it, such as -3.4e38, mark pixels without data
 DEEP = ("I", "F")  # first letters of Pillow's modes of more than 8 bits
 LOSSY = {".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".ppm", ".mpo"}  # endings of 8 bits and no more
@@ -79,7 +80,7 @@ class Greys:
         low, high: The declared bit depth if it is less than its storage's, e.g. 12 of 16 bits; else the lowest and the
             highest value of the image.
         declared: Whether it is the declared depth.
-        missing: Whether values beyond ``MISSING``, which mark pixels without data, were left out.
+        missing: Whether pixels without data were left out: values beyond ``MISSING``, and the file's own mark of them.
     """
 
     low: float
@@ -101,7 +102,7 @@ def value_range(path: Path) -> Greys | None:
             return Greys(0.0, float(2**bits - 1), declared=True)
         values = np.asarray(image)
         values = values[np.isfinite(values)]
-        known = values[np.abs(values.astype(np.float64)) < MISSING]
+        known = values[(np.abs(values.astype(np.float64)) < MISSING) & ~_without_data(image, values)]
         missing = len(known) < len(values)
         return Greys(float(known.min()), float(known.max()), False, missing) if len(known) else None
 
@@ -140,12 +141,18 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, how: Preparation) -> Image.Image:
-    """Scale a grey image of more than 8 bits to 8 bits; Pillow would clip it to black or white."""
-    if not image.mode.startswith(DEEP):
-        return image
+    """Scale a grey image of more than 8 bits to 8 bits; Pillow would clip it to black or white.
+
+    Pixels that the file marks as without data become transparent.
+    """
     import numpy as np
     from PIL import Image
 
+    if not image.mode.startswith(DEEP):
+        marked = NO_DATA in getattr(image, "tag_v2", {}) and image.mode in MODES.values()
+        if marked and (empty := _without_data(image, np.asarray(image))).any():
+            image.putalpha(Image.fromarray(np.where(empty, 0, 255).astype(np.uint8)))
+        return image
     bits = _declared_bits(image)
     declares_less = bits is not None and bits < 16
     known = None if how.own_depth and declares_less else how.pixel_range
@@ -157,9 +164,33 @@ def _eight_bits(image: Image.Image, how: Preparation) -> Image.Image:
         scaled = 255 - scaled
     grey = Image.fromarray(np.rint(scaled).astype(np.uint8))
     clear = image.info.get("transparency")  # of a 16-bit PNG: the one value that is transparent
-    if isinstance(clear, int):
-        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    empty = values == clear if isinstance(clear, int) else _without_data(image, values)
+    if empty.any():
+        grey.putalpha(Image.fromarray(np.where(empty, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _without_data(image: Image.Image, values: Any) -> Any:
+    """Where the pixels of a TIFF file have no data, as GDAL's tag marks them: in every channel its value, or NaN.
+
+    Args:
+        image: The opened file.
+        values: Its pixels, ``[height, width]`` or ``[height, width, channels]``, or some of them.
+
+    Returns:
+        A mask of pixels, or of ``values`` if they are a list of greys.
+    """
+    import numpy as np
+
+    said = getattr(image, "tag_v2", {}).get(NO_DATA)
+    try:
+        mark = float(str(said).strip("\0 "))
+    except ValueError:  # there is no tag, or it holds no number
+        return np.zeros(values.shape[:2], bool)
+    if values.dtype == np.float32 or image.mode == "F":
+        mark = float(np.float32(mark))  # GDAL writes more digits than the pixels hold
+    empty = np.isnan(values) if np.isnan(mark) else values == mark
+    return empty.all(axis=2) if empty.ndim == 3 else empty
 
 
 def _declared_range(image: Image.Image) -> tuple[float, float]:

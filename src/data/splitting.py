@@ -3,31 +3,63 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-
-def constant(images: Tensor) -> Tensor:
-    """Which of ``images [n, c, h, w]`` have one colour in all their pixels: ``[n]``, bool."""
-    flat = images.flatten(2)
-    return (flat.amin(2) == flat.amax(2)).all(1)
+from src.contracts import ImageSet
 
 
-def copies(*parts: Tensor) -> Tensor:
-    """Number the images so that those of equal pixels have one number; an image of one colour has its own.
+@dataclass(frozen=True)
+class Looks:
+    """What a look at every pixel of ``n`` images tells; large sets are looked at once.
 
-    Args:
-        parts: Images of each part, ``[n, c, h, w]``, uint8, numbered through from the first part to the last.
-
-    Returns:
-        ``[sum of n]``, int64: the index of the first image with these pixels.
+    Attributes:
+        digests: SHA-256 of the pixels of each image.
+        lowest, highest: The least and the largest value in each channel of each image, ``[n, c]``, uint8.
     """
-    first: dict[bytes, int] = {}
-    rows = (row for part in parts for row in part.contiguous().numpy())
-    found = [first.setdefault(hashlib.sha256(row.data).digest(), at) for at, row in enumerate(rows)]
-    flat = torch.cat([constant(part) for part in parts])
-    return torch.where(flat, torch.arange(len(found)), torch.tensor(found, dtype=torch.int64))
+
+    digests: Sequence[bytes]
+    lowest: Tensor
+    highest: Tensor
+
+    @classmethod
+    def at(cls, images: ImageSet) -> Looks:
+        """Look at all images of a set."""
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            found = list(pool.map(partial(_look, images), images.places()))
+        digests = [digest for digests, _, _ in found for digest in digests]
+        return cls(digests, torch.cat([low for _, low, _ in found]), torch.cat([high for _, _, high in found]))
+
+    def select(self, indices: Tensor) -> Looks:
+        """The looks of the images at ``indices``, ``[k]``, int64, in that order."""
+        return Looks([self.digests[at] for at in indices.tolist()], self.lowest[indices], self.highest[indices])
+
+    @property
+    def constant(self) -> Tensor:
+        """Which images have one colour in all their pixels: ``[n]``, bool."""
+        return (self.lowest == self.highest).all(1)
+
+    def copies(self) -> Tensor:
+        """Number the images so that those of equal pixels have one number; an image of one colour has its own.
+
+        Returns:
+            ``[n]``, int64: the index of the first image with these pixels.
+        """
+        first: dict[bytes, int] = {}
+        found = [first.setdefault(digest, at) for at, digest in enumerate(self.digests)]
+        return torch.where(self.constant, torch.arange(len(found)), torch.tensor(found, dtype=torch.int64))
+
+
+def _look(images: ImageSet, places: slice) -> tuple[list[bytes], Tensor, Tensor]:
+    """Digests, lowest and highest values of some images of a set."""
+    flat = images.images[places].contiguous().flatten(2).numpy()
+    digests = [hashlib.sha256(row.data).digest() for row in flat]
+    return digests, torch.from_numpy(flat.min(2)), torch.from_numpy(flat.max(2))  # numpy's are faster on bytes
 
 
 def stratified(labels: Tensor, groups: Tensor, share: float, seed: int, *, least: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from src.contracts import InputError, ModelCard, StoredWeight, first_line
 from src.deploy import cards
 from src.deploy.onnx_fusing import fuse
 from src.deploy.onnx_integers import dequantize_stored_weights, shorten_names, store_integer_weights
+from src.deploy.onnx_shapes import fold_shapes
 from src.files.writing import replacing
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def export_onnx(
         finish: Changes the graph in place before it is written.
 
     Raises:
-        InputError: The network has an operation that ONNX lacks, or ``finish`` refuses the graph.
+        InputError: The network has an operation that ONNX lacks or that is none of its own, or ``finish`` refuses the
+            graph.
     """
     import torch
 
@@ -55,6 +57,8 @@ def export_onnx(
         with replacing(path) as part:
             _convert(model, example_input, part)
             written = onnx.load(str(part))
+            refuse_foreign(written)
+            fold_shapes(written)
             store_integer_weights(written)
             dequantize_stored_weights(written, weights)
             if integer_biases:
@@ -68,6 +72,18 @@ def export_onnx(
     except torch.onnx.errors.OnnxExporterError as error:
         raise InputError(f"the network cannot be written as an ONNX file: {first_line(error)}") from error
     log.info("wrote %s", path)
+
+
+def refuse_foreign(model: onnx.ModelProto) -> None:
+    """Raise InputError if an operator is none of ONNX's: only the runtime that defines it could load the file."""
+    foreign = [node for node in model.graph.node if node.domain not in ("", "ai.onnx")]
+    if foreign:
+        node = foreign[0]
+        layer = node.name.strip("/").rpartition("/")[0].replace("/", ".") or "at the root"
+        raise InputError(
+            f"the network cannot be written as an ONNX file: the operator {node.domain}::{node.op_type} of the layer "
+            f"{layer} is none of ONNX's"
+        )
 
 
 def opset_of(path: Path) -> int:
@@ -134,7 +150,7 @@ def _takes_any_batch(model: nn.Module, example_input: Tensor, path: Path) -> boo
 
     batch = torch.cat([example_input, example_input.flip(-1)])
     try:
-        found = torch.from_numpy(run_with(session(path, 1, [CPU]))(batch.numpy()))
+        found = torch.from_numpy(run_with(session(path, 1, [CPU], optimize=False))(batch.numpy()))
     except Exception:  # ONNX Runtime's exceptions have no common public base class
         return False
     with torch.no_grad():

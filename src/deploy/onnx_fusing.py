@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -15,9 +15,9 @@ from src.deploy.onnx_graph import ROLES
 
 def fuse(model: onnx.ModelProto) -> None:
     """Rewrite the graph so that ONNX Runtime 1.10 (2021) and later compute it in integers on a CPU, in place."""
-    level_channels(model)
     drop_clamps(model, ("Clip", "Relu"))
     use_unsigned_activations(model)
+    clamp_integers(model)
     carry_quantization(model)
     use_integer_products(model)
     store_integer_biases(model)
@@ -93,114 +93,6 @@ def drop_clamps(model: onnx.ModelProto, kinds: tuple[str, ...]) -> None:
     replace_nodes(graph, kept)
 
 
-def level_channels(model: onnx.ModelProto) -> None:
-    """Give an activation that only depthwise convolutions read one scale instead of one for each channel, in place.
-
-    No runtime computes in integers with a scale for each channel of an activation. The convolution before it is scaled
-    by ``s / s_c`` in channel c, and the depthwise kernels after it by ``s_c / s``: scales change, integers do not. A
-    Relu in between allows this; a Clip becomes a Relu if the quantization saturates at the upper limit of the Clip.
-
-    Paper: Nagel et al. 2019, arXiv:1906.04721, section 4.1 (with the scales that are there, not chosen ones).
-    """
-    graph = model.graph
-    constants, readers = constants_of(graph), readers_of(graph)
-    made_by = {name: node for node in graph.node for name in node.output}
-    for quantize in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
-        scale = constants[quantize.input[1]]
-        conv, clamp = made_by.get(quantize.input[0]), None
-        if conv is not None and conv.op_type in ("Relu", "Clip"):
-            conv, clamp = made_by.get(conv.input[0]), conv
-        dequantizes = readers[quantize.output[0]]
-        users = [user for node in dequantizes for user in readers.get(node.output[0], [])]
-        if (
-            scale.ndim == 0
-            or conv is None
-            or conv.op_type != "Conv"
-            or any(len(readers[node.output[0]]) > 1 for node in (conv, clamp) if node is not None)
-            or any(node.op_type != "DequantizeLinear" for node in dequantizes)
-            or not users
-            or any(not _is_depthwise(user, len(scale)) for user in users)
-            or np.any(constants[quantize.input[2]] != constants[quantize.input[2]][0])
-            or not _becomes_relu(clamp, quantize, constants)
-        ):
-            continue
-        one = scale.max()
-        _scale_outputs(graph, conv, one / scale, made_by, constants, and_bias=True)
-        for user in users:
-            _scale_outputs(graph, user, scale / one, made_by, constants, and_bias=False)
-        grid = [
-            store(graph, f"{quantize.output[0]}_scale", np.array(one, np.float32)),
-            store(graph, f"{quantize.output[0]}_zero_point", constants[quantize.input[2]][0]),
-        ]
-        for node in (quantize, *dequantizes):
-            node.input[1:] = grid
-            del node.attribute[:]
-    replace_nodes(graph, graph.node)
-
-
-def _becomes_relu(clamp: onnx.NodeProto | None, quantize: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
-    """Turn a Clip before ``quantize`` into a Relu, in place; False if results would change, and it is left alone."""
-    if clamp is None or clamp.op_type == "Relu":
-        return True
-    low, high = clamp_limits(clamp, constants)
-    if low != 0 or not _saturates(quantize, low, high, constants):
-        return False
-    clamp.op_type = "Relu"
-    del clamp.input[1:], clamp.attribute[:]
-    return True
-
-
-def _is_depthwise(node: onnx.NodeProto, channels: int) -> bool:
-    return node.op_type == "Conv" and any(a.name == "group" and a.i == channels for a in node.attribute)
-
-
-def _scale_outputs(
-    graph: onnx.GraphProto,
-    conv: onnx.NodeProto,
-    factor: np.ndarray,
-    made_by: dict[str, onnx.NodeProto],
-    constants: dict[str, np.ndarray],
-    *,
-    and_bias: bool,
-) -> None:
-    """Multiply the outputs of a convolution by ``factor``, in place.
-
-    Args:
-        graph: Graph of the convolution.
-        conv: The convolution.
-        factor: One factor for each channel of the scaled activation; a depthwise convolution may have several outputs
-            for each of them.
-        made_by: Node that makes each tensor, by the tensor's name.
-        constants: Stored tensors by name; the new ones are added.
-        and_bias: Whether the bias is scaled as well.
-    """
-    source = made_by.get(conv.input[1])
-    weight = constants[source.input[0] if source else conv.input[1]]
-    factor = np.repeat(factor, len(weight) // len(factor)).astype(np.float32)
-    if source is not None:
-        scale = np.broadcast_to(constants[source.input[1]], factor.shape) * factor
-        zero_point = np.broadcast_to(constants[source.input[2]], factor.shape)
-        for at, array in ((1, scale), (2, zero_point)):
-            constants[f"{conv.output[0]}_{at}"] = array  # read again if the kernel is scaled on its other side, too
-            source.input[at] = _store_again(graph, f"{conv.output[0]}_{at}", array)
-        del source.attribute[:]
-        source.attribute.append(helper.make_attribute("axis", 0))
-    else:
-        name = f"{conv.output[0]}_weight"
-        constants[name] = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
-        conv.input[1] = _store_again(graph, name, constants[name])
-    if and_bias and len(conv.input) == 3:
-        name = f"{conv.output[0]}_bias_scaled"
-        constants[name] = constants[conv.input[2]] * factor
-        conv.input[2] = _store_again(graph, name, constants[name])
-
-
-def _store_again(graph: onnx.GraphProto, name: str, array: np.ndarray) -> str:
-    for tensor in [tensor for tensor in graph.initializer if tensor.name == name]:
-        graph.initializer.remove(tensor)
-    return store(graph, name, array)
-
-
 def use_unsigned_activations(model: onnx.ModelProto) -> None:
     """Turn int8 activations into uint8 with zero points 128 higher, in place: the same grid of values.
 
@@ -222,6 +114,39 @@ def use_unsigned_activations(model: onnx.ModelProto) -> None:
     replace_nodes(graph, graph.node)
 
 
+def clamp_integers(model: onnx.ModelProto) -> None:
+    """Let each Relu or Clip before its only reader, a QuantizeLinear, cut off integers after it instead, in place.
+
+    No integer changes. ONNX Runtime fuses no Relu whose result has a signed grid, as one that a concatenation shares
+    with signed values, and then computes the convolution before it in floats.
+    """
+    graph = model.graph
+    constants, readers = constants_of(graph), readers_of(graph)
+    moved = {}
+    for node in graph.node:
+        after = readers.get(node.output[0], [])
+        quantized = [reader.op_type for reader in after] == ["QuantizeLinear"]
+        if node.op_type in ("Relu", "Clip") and quantized and constants[after[0].input[1]].ndim == 0:
+            moved[after[0].output[0]] = node
+    ordered = []
+    for node in graph.node:
+        clamp = moved.get(node.output[0])
+        if clamp is None:
+            if node.output[0] not in {each.output[0] for each in moved.values()}:
+                ordered.append(node)
+            continue
+        scale, zero_point = (constants[name] for name in node.input[1:3])
+        limits, name = np.iinfo(zero_point.dtype), node.output[0]
+        ends = [np.rint(end / scale) + zero_point for end in clamp_limits(clamp, constants)]
+        stored = [
+            store(graph, f"{name}_{part}", np.clip(end, limits.min, limits.max).astype(zero_point.dtype))
+            for part, end in zip(("low", "high"), ends, strict=True)
+        ]
+        node.input[0], node.output[0] = clamp.input[0], f"{name}_unclamped"
+        ordered += [node, helper.make_node("Clip", [node.output[0], *stored], [name], name=clamp.name)]
+    replace_nodes(graph, ordered)
+
+
 def carry_quantization(model: onnx.ModelProto) -> None:
     """Quantize activations again that were only moved or max-pooled since they were dequantized, in place.
 
@@ -229,6 +154,7 @@ def carry_quantization(model: onnx.ModelProto) -> None:
     dequantization stands right before it, and ONNX Runtime does not move one past a Flatten by itself.
     """
     graph = model.graph
+    values = constants_of(graph)
     constants = {tensor.name for tensor in graph.initializer}
     grids: dict[str, list[str]] = {}
     ordered: list[onnx.NodeProto] = []
@@ -236,14 +162,29 @@ def carry_quantization(model: onnx.ModelProto) -> None:
         ordered.append(node)
         if node.op_type == "DequantizeLinear" and node.input[0] not in constants:
             grids[node.output[0]] = list(node.input[1:])
-        elif ROLES.get(node.op_type) in (Role.MOVING, Role.POOLING) and node.input[0] in grids:
-            name, grid = node.output[0], grids[node.input[0]]
-            node.output[0] = f"{name}_moved"
-            ordered.append(helper.make_node("QuantizeLinear", [f"{name}_moved", *grid], [f"{name}_quantized"]))
-            ordered.append(helper.make_node("DequantizeLinear", [f"{name}_quantized", *grid], [name]))
-            grids[name] = grid
+        elif ROLES.get(node.op_type) in (Role.MOVING, Role.POOLING) and _on_one_grid(node, grids, values):
+            grid = grids[node.input[0]]
+            for at, name in enumerate(list(node.output)):
+                node.output[at] = f"{name}_moved"
+                ordered.append(helper.make_node("QuantizeLinear", [f"{name}_moved", *grid], [f"{name}_quantized"]))
+                ordered.append(helper.make_node("DequantizeLinear", [f"{name}_quantized", *grid], [name]))
+                grids[name] = grid
     del graph.node[:]
     graph.node.extend(ordered)
+
+
+def _on_one_grid(node: onnx.NodeProto, grids: Mapping[str, list[str]], values: Mapping[str, np.ndarray]) -> bool:
+    """Whether what the node moves has one scale and one zero point; a concatenation moves all of its inputs."""
+    moved = node.input if node.op_type == "Concat" else node.input[:1]
+    if node.op_type == "Pad" and len(node.input) > 2 and node.input[2] and np.any(values.get(node.input[2], 1)):
+        return False  # it is filled with a value that may lie beyond the grid
+    if any(name not in grids or values[grids[name][0]].ndim for name in moved):
+        return False
+    return all(
+        np.array_equal(values[one], values[other])
+        for name in moved
+        for one, other in zip(grids[moved[0]], grids[name], strict=True)
+    )
 
 
 def use_integer_products(model: onnx.ModelProto) -> None:
@@ -295,7 +236,8 @@ def _plain_product(gemm: onnx.NodeProto) -> bool:
 def store_integer_biases(model: onnx.ModelProto) -> None:
     """Store the bias of each quantized operation as int32, with input scale x weight scale as its scale, in place.
 
-    Runtimes add it to their int32 sums; ONNX Runtime computes a Gemm with a float bias in floats.
+    Runtimes add it to their int32 sums; ONNX Runtime computes a Gemm with a float bias in floats. A bias beyond int32
+    stays a float.
 
     Paper: Jacob et al. 2018, arXiv:1712.05877, section 2.4.
     """
@@ -311,7 +253,11 @@ def store_integer_biases(model: onnx.ModelProto) -> None:
             scale = np.ones(bias.shape, np.float32)
             for source in sources:
                 scale = scale * arrays[source.input[1]].reshape(-1)  # type: ignore[union-attr]
-            integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+            steps = np.rint(bias / scale.astype(np.float64))
+            if np.abs(steps).max() >= 2**31:  # a channel whose weights are almost zero: int32 would cut its bias off
+                ordered.append(node)
+                continue
+            integers = steps.astype(np.int32)
             names = [f"{node.output[0]}_bias{part}" for part in ("", "_scale", "_float")]
             graph.initializer.append(numpy_helper.from_array(integers, names[0]))
             graph.initializer.append(numpy_helper.from_array(scale, names[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ ROLES = {
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Dropout"), Role.MOVING),
     **dict.fromkeys(("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh"), Role.IN_PLACE),
     **dict.fromkeys(("Add", "Mul", "Cast", "BatchNormalization"), Role.IN_PLACE),
-    **dict.fromkeys(("MaxPool",), Role.POOLING),
+    **dict.fromkeys(("MaxPool", "Slice", "Split", "Transpose", "Concat", "Pad", "Gather"), Role.POOLING),
     "QuantizeLinear": Role.QUANTIZE,
     "DequantizeLinear": Role.DEQUANTIZE,
 }
@@ -31,17 +31,21 @@ def read(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is no ONNX file: {first_line(error)}") from error
 
 
-def read_graph(path: Path) -> Graph:
+def read_graph(path: Path, floats: Collection[str] = ()) -> Graph:
     """Read the file's operations and tensors at batch 1.
 
     Shapes are taken from a run on one image, so that none has to be inferred.
+
+    Args:
+        path: The file.
+        floats: Names of the nodes that the runtime computes in floats, whatever the file says.
     """
     graph = read(path).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    activations = _run_once(path)
+    activations = activations_of(read(path), 1)
     for node in graph.node:
         if node.op_type == "Shape":  # its value is known before an image comes
             constants[node.output[0]] = activations[node.output[0]]
@@ -57,23 +61,26 @@ def read_graph(path: Path) -> Graph:
     for node in graph.node:
         if node.op_type in ("Constant", "Shape"):
             continue
-        if all(name in constants or name in weighted for name in node.input):
+        stored = all(name in constants or name in weighted for name in node.input)
+        if stored:
             weighted.update(node.output)  # the results of an operation on weights are weights
         made = tuple(name for name in node.output if name)
-        role, macs = ROLES.get(node.op_type, Role.COMPUTE), _macs(node, shapes, weighted)
-        nodes.append(GraphNode(tuple(node.input), made, role, macs, node.name))
+        role, macs = ROLES.get(node.op_type, Role.COMPUTE), 0 if stored else _macs(node, shapes, weighted)
+        nodes.append(GraphNode(tuple(node.input), made, role, macs, node.name, node.name in floats))
     inputs = [value.name for value in graph.input if value.name not in constants]
     return Graph(tuple(nodes), tensors, tuple(weights), tuple(inputs), tuple(value.name for value in graph.output))
 
 
 def quantization_parameters(graph: onnx.GraphProto) -> set[str]:
-    """Names of the stored scales and zero points, which do not count as parameters of the network."""
+    """Names of the stored scales, zero points and limits, which do not count as parameters of the network."""
     quantizing = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     found = {name for node in quantizing for name in node.input[1:]}
     made_by = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type == "MatMulInteger":
             found.update(node.input[2:])
+        elif node.op_type == "Clip":  # its limits
+            found.update(node.input[1:])
         elif node.op_type == "Mul":  # the scale of an integer product
             cast = made_by.get(node.input[0])
             product = made_by.get(cast.input[0]) if cast is not None and cast.op_type == "Cast" else None
@@ -82,20 +89,30 @@ def quantization_parameters(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _run_once(path: Path) -> dict[str, np.ndarray]:
-    """Run the file on an image of zeros; return every activation by name, the image included."""
+def activations_of(model: onnx.ModelProto, batch: int, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Run the graph, as it is written, on ``batch`` images of zeros.
+
+    Args:
+        model: The graph; it is not changed.
+        batch: Number of images.
+        only: Names of the activations that are wanted; None wants all of them.
+
+    Returns:
+        Activations by name, the image included.
+    """
     import onnxruntime
 
-    model = read(path)
-    image = model.graph.input[0]
-    shape = [1, *(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])]
-    named = {value.name for value in model.graph.output}
-    made = [name for node in model.graph.node for name in node.output if name]
-    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made if name not in named)
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    image = watched.graph.input[0]
+    shape = [batch, *(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])]
+    named = {value.name for value in watched.graph.output}
+    made = [name for node in watched.graph.node for name in node.output if name and (only is None or name in only)]
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made if name not in named)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     zeros = np.zeros(shape, np.float32)
     names = [output.name for output in session.get_outputs()]
     return {image.name: zeros, **dict(zip(names, session.run(names, {image.name: zeros}), strict=True))}

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper
 
 from src.contracts import InputError
-from src.deploy.onnx_fusing import constants_of, level_channels, readers_of, replace_nodes, store
+from src.deploy.onnx_fusing import constants_of, readers_of, replace_nodes, store
 from src.deploy.onnx_graph import read
 
 OPSET, IR = 13, 7  # the latest that TensorRT 8.2 takes
@@ -49,7 +49,6 @@ def fit_tensorrt(model: onnx.ModelProto) -> None:
     Raises:
         InputError: The graph has something that TensorRT 8.2 does not take; the message names the layer.
     """
-    level_channels(model)
     use_signed_activations(model)
     quantize_float_weights(model)
     refuse_unfit(model)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.contracts import Graph, InputError, ModelCard, Precision, Runtime, Session, StoredWeight, Target, first_line
+from src.contracts.output_quantizers import without_output_quantizers
 from src.deploy import cards
 from src.deploy.number_formats import checked_storage, halves
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 PROFILED_RUNS = 50
+FLOAT_KERNELS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class OnnxRuntime(Target):
@@ -46,6 +48,10 @@ class OnnxRuntime(Target):
     def runtime(self) -> Runtime:
         return Runtime("onnxruntime", None if self.provider == CPU else self.provider)
 
+    @property
+    def unquantized_outputs(self) -> tuple[str, ...]:
+        return ("product",) if self.provider == CPU else ("convolution", "product")
+
     def precision(self, integer: bool) -> Precision:
         return Precision(("int8" if integer else "float32",), halves(self.stored))
 
@@ -56,12 +62,14 @@ class OnnxRuntime(Target):
         from src.deploy.onnx_integers import store_halves
         from src.deploy.onnx_tensorrt import fit_tensorrt
 
-        if self.provider == TENSORRT:
-            export_onnx(model, example_input, path, card, {}, integer_biases=False, finish=fit_tensorrt)
-        else:
-            finish = store_halves if self.stored == "float16" else None
-            # the form that fuses on a CPU is not known to other providers
-            export_onnx(model, example_input, path, card, weights, integer_biases=self.provider == CPU, finish=finish)
+        on_cpu = self.provider == CPU
+        with without_output_quantizers(model, self.unquantized_outputs):
+            if self.provider == TENSORRT:
+                export_onnx(model, example_input, path, card, {}, integer_biases=False, finish=fit_tensorrt)
+            else:
+                finish = store_halves if self.stored == "float16" else None
+                # the form that fuses on a CPU is not known to other providers
+                export_onnx(model, example_input, path, card, weights, integer_biases=on_cpu, finish=finish)
         return (path,)
 
     def load(self, path: Path, threads: int = 1) -> Session:
@@ -74,7 +82,7 @@ class OnnxRuntime(Target):
     def graph(self, path: Path) -> Graph:
         from src.deploy.onnx_graph import read_graph
 
-        return read_graph(path)
+        return read_graph(path, float_kernels(path) if self.provider == CPU else ())
 
     def read_card(self, path: Path) -> ModelCard:
         return read_card(path)
@@ -117,6 +125,20 @@ def read_card(path: Path) -> ModelCard:
     return cards.from_text(session(path, 1, [CPU]).get_modelmeta().custom_metadata_map, path)
 
 
+def float_kernels(path: Path) -> set[str]:
+    """Names of the convolutions and products that ONNX Runtime's CPU optimizer leaves in floats.
+
+    A file with quantizers on all sides of an operation only asks for an integer kernel.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        session(path, 1, [CPU], optimized=str(optimized))
+        nodes = onnx.load(str(optimized)).graph.node
+    return {node.name for node in nodes if node.op_type.removeprefix("Fused") in FLOAT_KERNELS}
+
+
 def with_options(provider: str, path: Path) -> Any:
     """The provider as a session takes it: TensorRT computes quantized files in int8 only if an option says so."""
     from src.deploy.onnx_tensorrt import is_quantized
@@ -135,7 +157,15 @@ def run_with(loaded: Any) -> Session:
     return run
 
 
-def session(path: Path, threads: int, providers: Sequence[Any], *, profile: str | None = None) -> Any:
+def session(
+    path: Path,
+    threads: int,
+    providers: Sequence[Any],
+    *,
+    profile: str | None = None,
+    optimized: str | None = None,
+    optimize: bool = True,
+) -> Any:
     """Load the file for the first of ``providers``; the others run what that one lacks.
 
     ONNX Runtime itself falls back to the CPU without a word if a provider is missing or cannot start.
@@ -145,6 +175,8 @@ def session(path: Path, threads: int, providers: Sequence[Any], *, profile: str 
         threads: Number of threads of one operator.
         providers: Names of execution providers, or pairs of a name and its options.
         profile: Path of the profile that is written, without its ending; None writes none.
+        optimized: Path at which the graph is written as it is run; None writes none.
+        optimize: Whether operators are fused; if not, a quantized file is computed in floats, exactly as it is written.
 
     Raises:
         InputError: The file cannot be loaded, or the first provider is missing or cannot start.
@@ -158,16 +190,26 @@ def session(path: Path, threads: int, providers: Sequence[Any], *, profile: str 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # By itself ONNX Runtime may multiply a dequantized weight with rounded (int8) activations; 1 is float32.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    try:
-        loaded = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # its exceptions have no common public base class
-        raise InputError(f"{path} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
+    if optimized is not None:
+        options.optimized_model_filepath = optimized
+    # Without VNNI, x86 kernels add pairs of products u8 x s8 in 16 bits and cut them off; 1 takes exact, slower kernels
+    # for weights beyond -64 … 64, but ONNX Runtime 1.31 loads not every file with it.
+    for exact, severity in (("1", 4), ("0", 3)):
+        options.add_session_config_entry("session.x64quantprecision", exact)
+        options.log_severity_level = severity
+        try:
+            loaded = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+            break
+        except Exception as error:  # its exceptions have no common public base class
+            if exact == "0":
+                raise InputError(f"{path} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
     if wanted not in loaded.get_providers():
         raise InputError(f"{wanted} is installed but cannot start here: a library of its own or a device is missing")
     return loaded

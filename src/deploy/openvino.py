@@ -24,6 +24,7 @@ from src.contracts import (
     StoredWeight,
     Target,
 )
+from src.contracts.output_quantizers import without_output_quantizers
 from src.deploy import cards, counting
 from src.deploy.number_formats import checked_storage, halves
 from src.files.writing import replacing, write_text
@@ -43,7 +44,8 @@ SETTINGS = ("FakeQuantize", "Interpolate")  # their constants are no weights
 ROLES = {
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze"), Role.MOVING),
     **dict.fromkeys(("Relu", "Clamp", "Sigmoid", "HSwish", "Tanh", "Add", "Multiply"), Role.IN_PLACE),
-    "MaxPool": Role.POOLING,
+    **dict.fromkeys(("MaxPool", "Split", "VariadicSplit", "StridedSlice", "Slice"), Role.POOLING),
+    **dict.fromkeys(("Transpose", "Concat", "Pad", "Gather"), Role.POOLING),
     "FakeQuantize": Role.QUANTIZE,
 }
 
@@ -63,6 +65,7 @@ class OpenVino(Target):
     beside = ("bin",)
     extra = "openvino"
     runtime = Runtime("openvino")
+    unquantized_outputs = ("convolution", "product")
 
     def __init__(self, *, stored: str, inference: str) -> None:
         if inference not in INFERENCE:
@@ -82,7 +85,8 @@ class OpenVino(Target):
 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
             source = Path(folder) / "model.onnx"
-            export_onnx(model, example_input, source, card, weights, integer_biases=False)
+            with without_output_quantizers(model, self.unquantized_outputs):
+                export_onnx(model, example_input, source, card, weights, integer_biases=False)
             converted = ov.convert_model(str(source))
             for key, value in cards.to_text(card).items():
                 converted.set_rt_info(value, ["dnn_compression", key])
@@ -210,12 +214,16 @@ def _graph(model: Any) -> Graph:
         for name, value in zip(outputs, operation.outputs(), strict=True):
             elements = math.prod(value.get_shape())
             nonzero = int(np.count_nonzero(operation.data)) if kind == "Constant" else None
+            if kind == "ShapeOf":  # its value is known before an image comes
+                nonzero = elements
             kinds[name], kept[name] = kind, list(value.get_shape())
             tensors[name] = GraphTensor(elements, math.ceil(elements * value.get_element_type().bitwidth / 8), nonzero)
         if kind == "Constant":
             stored[outputs[0]] = outputs[0]
             if tensors[outputs[0]].elements > 1 and operation.get_element_type().is_real():
                 floats.add(outputs[0])
+        elif kind == "ShapeOf":
+            stored[outputs[0]] = outputs[0]
         elif kind not in ("Parameter", "Result"):
             if all(name in stored for name in inputs):
                 stored[outputs[0]] = stored[inputs[0]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.contracts import Graph, InputError, ModelCard, Precision, Runtime, Session, StoredWeight, Target
+from src.contracts.output_quantizers import without_output_quantizers
 from src.deploy import onnxruntime as runs
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class TensorRt(Target):
     """
 
     ending = "onnx"
+
+    unquantized_outputs = ("convolution", "product")
 
     @property
     def runtime(self) -> Runtime:
@@ -43,7 +46,8 @@ class TensorRt(Target):
         from src.deploy.onnx_export import export_onnx
         from src.deploy.onnx_tensorrt import fit_tensorrt
 
-        export_onnx(model, example_input, path, card, {}, integer_biases=False, finish=fit_tensorrt)
+        with without_output_quantizers(model, self.unquantized_outputs):
+            export_onnx(model, example_input, path, card, {}, integer_biases=False, finish=fit_tensorrt)
         if shutil.which("trtexec"):
             build(path, tuple(example_input.shape))
         return (path,)

@@ -28,8 +28,9 @@ MISSING = "the target tflite needs the extra tflite: pip install '.[tflite]'"
 class TfLite(Target):
     """Writes ``.tflite``; inside, channels are the last dimension, and inputs and outputs are floats.
 
-    An INT8 network runs in integer kernels with its own scales. Its last layer has no scale for its output: it has int8
-    weights and gives floats, and the runtime quantizes its input by the range of each image.
+    An INT8 network runs in integer kernels with its own scales from the image, which the file quantizes, to the logits,
+    which it dequantizes. A dense layer without a scale for its output has int8 weights and gives floats; the runtime
+    then quantizes its input by the range of each image.
 
     Args:
         stored: Number format of float weights in the file, ``float32`` or ``float16``; arithmetic is in float32.
@@ -54,8 +55,8 @@ class TfLite(Target):
 
         quantizing, integers = with_operators(model, example_input)
         file = tflite_file.parsed(_convert(quantizing, example_input, bool(integers)))
-        tflite_file.give_each_activation_one_scale(file)
         tflite_file.take_floats(file)
+        tflite_file.free_scales(file)
         tflite_file.store_integers(file, weights, dynamic=False)
         tflite_file.store_integers(file, integers, dynamic=True)
         if self.stored == "float16":
@@ -146,12 +147,14 @@ def _convert(model: nn.Module, example_input: Tensor, integer: bool) -> bytes:
             from litert_torch.quantize.quant_config import QuantConfig
     except ImportError as error:
         raise InputError(MISSING) from error
+    from src.deploy.tflite_layouts import own_dequantizations
+
     # This turns the quantize and dequantize operators of the graph into integer kernels; it adds none.
     static = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
     channels_last = litert_torch.to_channel_last_io(model, args=[0]).eval()
     image = example_input.permute(0, 2, 3, 1).contiguous()
     try:
-        with _silent():
+        with _silent(), own_dequantizations():
             edge = litert_torch.convert(channels_last, (image,), quant_config=static if integer else None)
             return bytes(edge.model_content())
     except Exception as error:  # from torch, MLIR or the converter, without a common class

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from src.contracts import InputError
-
 if TYPE_CHECKING:
     from src.contracts import StoredWeight
 
 METADATA = b"dnn_compression"
+FIXED_SCALES = {"SOFTMAX": 1 / 256, "LOGISTIC": 1 / 256, "TANH": 1 / 128}
 WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL")
-RELU6 = 3  # in the schema's ActivationFunctionType
 
 
 def parsed(content: bytes) -> Any:
@@ -118,55 +116,6 @@ def _quantization(scale: np.ndarray, zero_point: np.ndarray, axis: int) -> Any:
 # Changes ------------------------------------------------------------------------------------------
 
 
-def give_each_activation_one_scale(file: Any) -> None:
-    """Replace the scales for each channel that NNCF gives the inputs of depthwise convolutions by one, in place.
-
-    The scale of channel c is multiplied by ``s / s_c`` in the convolution before the activation, and by ``s_c / s`` in
-    the depthwise convolution after it, so that every integer stays as it was. Before a ReLU6, ``s`` is at most
-    6 / 255, so that ReLU6 cuts off nothing that is inside the range of the integers.
-    """
-    graph = file.subgraphs[0]
-    made_by = {index: operator for operator in graph.operators for index in operator.outputs}
-    for index, tensor in enumerate(graph.tensors):
-        grid = tensor.quantization
-        if index not in made_by or grid is None or grid.scale is None or len(grid.scale) == 1:
-            continue
-        maker, readers = made_by[index], readers_of(file, index)
-        if kind_of(file, maker) == "PAD":
-            continue  # handled with the activation that it pads
-        chain = [index]
-        while len(readers) == 1 and kind_of(file, readers[0]) == "PAD":
-            chain.append(readers[0].outputs[0])
-            readers = readers_of(file, chain[-1])
-        scales = np.asarray(grid.scale, np.float64)
-        fits = kind_of(file, maker) in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-        clipped = getattr(maker.builtinOptions, "fusedActivationFunction", 0) == RELU6
-        if not fits or not all(kind_of(file, reader) == "DEPTHWISE_CONV_2D" for reader in readers):
-            raise InputError(
-                f"TFLite cannot hold a scale for each channel of the activation {tensor.name.decode()}: "
-                "that is possible only between a convolution and depthwise convolutions"
-            )
-        one = min(scales.max(), 6 / 255) if clipped else scales.max()
-        if clipped and scales.max() > 1.001 * 6 / 255:
-            raise InputError(
-                f"a scale of the activation {tensor.name.decode()} exceeds 6 / 255, and ReLU6 cuts off at 6"
-            )
-        for at in chain:
-            graph.tensors[at].quantization = _quantization(np.array([one]), np.asarray(grid.zeroPoint)[:1], 0)
-        for place in maker.inputs[1:3]:
-            _multiply_scales(graph.tensors[place], one / scales)
-        for reader in readers:  # the bias's scale, input scale times weight scale, stays as it was
-            _multiply_scales(graph.tensors[reader.inputs[1]], scales / one)
-
-
-def _multiply_scales(tensor: Any, factors: np.ndarray) -> None:
-    """Multiply the scales of a stored tensor by one factor for each channel, in place."""
-    grid = tensor.quantization
-    scales = np.asarray(grid.scale, np.float64) * factors
-    axis = grid.quantizedDimension if len(grid.scale) > 1 else len(tensor.shape) - 1 if len(tensor.shape) == 4 else 0
-    tensor.quantization = _quantization(scales, np.resize(np.asarray(grid.zeroPoint), len(scales)), axis)
-
-
 def take_floats(file: Any) -> None:
     """Let the file take float images and quantize them itself, in place, which is faster than a caller would be."""
     graph, kinds = file.subgraphs[0], _types()
@@ -178,6 +127,31 @@ def take_floats(file: Any) -> None:
     graph.inputs = [image]
     for signature in file.signatureDefs or []:
         signature.inputs[0].tensorIndex = image
+
+
+def free_scales(file: Any) -> None:
+    """Compute a softmax, sigmoid or tanh whose integers have another scale than its kernel's in floats, in place.
+
+    The integer kernels give 1/256 or 1/128 alone, which leaves a softmax over many positions a few steps; the file is
+    not loaded with another scale.
+    """
+    graph, kinds = file.subgraphs[0], _types()
+    ordered = []
+    for operator in graph.operators:
+        result = graph.tensors[operator.outputs[0]]
+        fixed = FIXED_SCALES.get(kind_of(file, operator))
+        if fixed is None or result.type != kinds.INT8 or np.isclose(result.quantization.scale[0], fixed, rtol=1e-3):
+            ordered.append(operator)
+            continue
+        source, end = operator.inputs[0], operator.outputs[0]
+        operator.inputs[0] = _tensor_like(file, graph.tensors[source], kinds.FLOAT32)
+        operator.outputs[0] = _tensor_like(file, result, kinds.FLOAT32)
+        ordered += [
+            _operator(file, "DEQUANTIZE", 2, source, operator.inputs[0]),
+            operator,
+            _operator(file, "QUANTIZE", 1, operator.outputs[0], end),
+        ]
+    graph.operators = ordered
 
 
 def store_integers(file: Any, weights: Mapping[str, StoredWeight], *, dynamic: bool) -> None:

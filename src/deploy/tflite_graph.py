@@ -82,7 +82,8 @@ def _above_zero_point(array: np.ndarray, tensor: Any) -> np.ndarray:
     if array.dtype.kind == "f" or grid is None or grid.zeroPoint is None or not np.any(grid.zeroPoint):
         return array
     along = [1] * array.ndim
-    along[grid.quantizedDimension] = -1
+    if array.ndim:
+        along[grid.quantizedDimension] = -1
     return array.astype(np.int64) - np.asarray(grid.zeroPoint).reshape(along if len(grid.zeroPoint) > 1 else ())
 
 

@@ -15,6 +15,10 @@ from .packed_graph import onnx_bytes
 WORKSPACE_BYTES = 1 << 28  # memory that TensorRT may use while it builds; a Jetson Nano has 2 or 4 GB in all
 
 
+# The packages of which one runs a file; a row names it, with its version.
+NAMES = ("onnxruntime", "tensorrt", "tflite_runtime", "ai_edge_litert", "tensorflow", "openvino", "torch")
+
+
 class NoRuntimeError(Exception):
     """No runtime of this machine runs the file; the message says what is missing."""
 
@@ -86,17 +90,23 @@ def _onnxruntime(model: Union[Path, bytes], threads: int, provider: str) -> Load
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
     # By itself ONNX Runtime may multiply a dequantized weight with rounded (int8) activations; 1 is float32.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if provider not in onnxruntime.get_available_providers():
         raise NoRuntimeError(f"onnxruntime {onnxruntime.__version__} has no {provider} here")
-    try:
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=[provider]
-        )
-    except Exception as error:  # of a file in a newer opset than it reads, for example
-        raise RefusedError(f"onnxruntime {onnxruntime.__version__}: {_first_line(error)}")
+    # Without VNNI, x86 kernels add pairs of products u8 x s8 in 16 bits and cut them off; 1 takes exact, slower kernels
+    # for weights beyond -64 ... 64, but not every file is loaded with it.
+    for exact, severity in (("1", 4), ("0", 3)):
+        options.add_session_config_entry("session.x64quantprecision", exact)
+        options.log_severity_level = severity
+        try:
+            session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=[provider]
+            )
+            break
+        except Exception as error:  # of a file in a newer opset than it reads, for example
+            if exact == "0":
+                raise RefusedError(f"onnxruntime {onnxruntime.__version__}: {_first_line(error)}")
     image, logits = session.get_inputs()[0], session.get_outputs()[0].name
 
     def run(images: np.ndarray) -> np.ndarray:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from src.contracts import BY_NAME, COLUMNS, LEAST_AGREEMENT, Column, Entry, Refused, Row
+from src.contracts import BY_NAME, COLUMNS, LEAST_AGREEMENT, LEAST_INTEGER, Column, Entry, Refused, Row
 from src.contracts.results import WRONG
 
 REFUSED = "REFUSED"  # stands in the table if the runtime fails on the file
 FAR_APART = 0.05  # accuracy above balanced accuracy
+LEAST_LABEL = 24  # characters of a label before it is broken
 WIDTH = 100  # characters of a line that people read without scrolling
 # Columns that a table leaves out if it would be wider, the first of them first; a record has them all.
-LEFT_OUT = ("precision", "bits_per_weight", "size_gzip_bytes", "compression_ratio", "size_packed_bytes")
+LEFT_OUT = (
+    "integer_share",
+    "precision",
+    "bits_per_weight",
+    "size_gzip_bytes",
+    "compression_ratio",
+    "size_packed_bytes",
+)
 WORDS = ("variant", "target", "precision")  # columns whose cells begin at the left
 Group = tuple[str, str]  # label and target
 
@@ -26,9 +35,12 @@ def table(entries: Sequence[Entry], refused: Sequence[Refused] = (), width: int 
         refused: Variants without a row; each has a line without figures.
         width: Characters that a line should have at most: first the column that says of every file that it does what
             its network does is left out, then the interval of the speedup, then the columns ``LEFT_OUT``, until it
-            fits. None leaves out nothing.
+            fits; a label that is still too long goes on in the next line. The share of integers is shown only if it is
+            under 99 % for an INT8 file. None leaves out and breaks nothing.
     """
     shown = [column for column in COLUMNS if column.heading]
+    if width is not None and not any(_is_partly_float(entry.row) for entry in entries):
+        shown = [column for column in shown if column.name != "integer_share"]
     lines = _lines(entries, refused, shown, intervals=True)
     if width is None or _is_narrow(lines, width):
         return lines
@@ -39,8 +51,8 @@ def table(entries: Sequence[Entry], refused: Sequence[Refused] = (), width: int 
         shown = [column for column in shown if column.name != left_out]
         lines = _lines(entries, refused, shown, intervals=False)
         if _is_narrow(lines, width):
-            break
-    return lines
+            return lines
+    return _lines(entries, refused, shown, intervals=False, width=width)
 
 
 def _is_narrow(lines: Sequence[str], width: int) -> bool:
@@ -48,9 +60,14 @@ def _is_narrow(lines: Sequence[str], width: int) -> bool:
 
 
 def _lines(
-    entries: Sequence[Entry], refused: Sequence[Refused], shown: Sequence[Column], *, intervals: bool
+    entries: Sequence[Entry],
+    refused: Sequence[Refused],
+    shown: Sequence[Column],
+    *,
+    intervals: bool,
+    width: int | None = None,
 ) -> list[str]:
-    """The table with the columns ``shown``, with or without confidence intervals."""
+    """The table with the columns ``shown``, with or without confidence intervals, its labels broken to a width."""
     groups: dict[Group, list[Row]] = {}
     several_models = len({(entry.row.data, entry.row.model) for entry in entries}) > 1
     for entry in entries:
@@ -62,7 +79,20 @@ def _lines(
     for variant, target in dict.fromkeys((each.variant, each.target) for each in refused):
         named = {"variant": variant, "target": target, "agreement": REFUSED}
         lines.append([named.get(column.name, "-") for column in shown])
+    if width is not None:
+        lines = _broken(lines, width)
     return aligned(lines, left=sum(column.name in WORDS for column in shown))
+
+
+def _broken(lines: Sequence[list[str]], width: int) -> list[list[str]]:
+    """Lines whose first cell goes on below, under no other cell, where it would make them wider than ``width``."""
+    others = sum(2 + max(map(len, column)) for column in list(zip(*lines, strict=True))[1:])
+    room = max(LEAST_LABEL, width - others)
+    broken: list[list[str]] = []
+    for label, *cells in lines:
+        first, *rest = textwrap.wrap(label, room, subsequent_indent="  ", break_on_hyphens=False)
+        broken += [[first, *cells], *([more, *[""] * len(cells)] for more in rest)]
+    return broken
 
 
 def aligned(lines: Sequence[Sequence[str]], *, left: int) -> list[str]:
@@ -115,6 +145,12 @@ def remarks(rows: Sequence[Row]) -> list[str]:
                 f"Balanced accuracy, in which rare classes count as much as frequent ones, is "
                 f"{100 * row.balanced_accuracy:.2f} % for {row.artifact}, and not {100 * row.accuracy:.2f} %."
             )
+        partly = _is_partly_float(row)
+        if partly:
+            lines.append(
+                f"{row.artifact} computes {row.integer_share:.1%} of its multiply-accumulates in integers; "
+                f"in floats: {row.float_operations}."
+            )
         if base is None or row.variant == "baseline":
             continue
         sparse = (row.nonzero_parameters or 0) < 0.9 * (row.parameters or 0)
@@ -125,10 +161,15 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         if row.precision.integer and (row.latency_ms_p50 or 0) > 1.1 * (base.latency_ms_p50 or 0):
             lines.append(
                 f"INT8 is slower than float here ({row.variant} on {row.target}): "
-                "this network or processor gains nothing."
+                + ("much of it is computed in floats." if partly else "this network or processor gains nothing.")
             )
     missing = {f"{column} on {row.target}: {why}" for row in rows for column, why in row.unavailable.items()}
     return [*dict.fromkeys(lines), *(f"Not measured: {line}." for line in sorted(missing))]
+
+
+def _is_partly_float(row: Row) -> bool:
+    """Whether an INT8 file computes more than a little in floats."""
+    return row.precision.integer and row.integer_share is not None and row.integer_share < LEAST_INTEGER
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:

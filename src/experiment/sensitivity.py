@@ -183,7 +183,7 @@ def int8_noise(
         "left_in_float": [{"layers": […], "accuracy": …}, …], "advice": [names]}``; ratios of signal to noise in
         decibels, of each layer's weights and of its outputs.
     """
-    method = QuantizeInt8(bias_correction=False, ignored=[], fine_tune=None)
+    method = QuantizeInt8(bias_correction=False, ignored=[], fine_tune=None, reduce_range=False)
     quantized = method.compress(copy.deepcopy(model), context).model
     plain = copy.deepcopy(model).eval()
     fold_batch_norm(plain, context.example_input)
@@ -204,7 +204,7 @@ def int8_noise(
     worst = sorted(names, key=lambda name: noise[name]["validation"] or math.inf)
     left: list[dict[str, Any]] = []
     for count in range(1, min(sweep.float_layers, len(names) - 1) + 1):
-        kept_float = QuantizeInt8(bias_correction=False, ignored=worst[:count], fine_tune=None)
+        kept_float = QuantizeInt8(bias_correction=False, ignored=worst[:count], fine_tune=None, reduce_range=False)
         mixed = kept_float.compress(copy.deepcopy(model), context).model
         left.append({"layers": worst[:count], "accuracy": evaluate(mixed)})
     best = max(left, key=lambda entry: entry["accuracy"], default=None)

@@ -9,10 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from src.contracts import Compressed, Context, Lowered, NoEffectError, QuantizingMethod, Recipe, StoredWeight
-from src.methods import _nncf
+from src.methods import _nncf_quantizers as nncf
+from src.primitives.attention import unfuse_attention
+from src.primitives.bias_grids import rounded_biases
 from src.primitives.folding import fold, fold_batch_norm
 from src.primitives.keeping import shared_values
-from src.primitives.layers import layer_name, weight_names, without
+from src.primitives.layers import weight_names, without
+from src.primitives.operands import operator_weights
+
+NOT_PLACED = "no quantizer can be placed on its weight, which stays in floats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +25,17 @@ class QuantizeInt8(QuantizingMethod):
     """Quantize weights (symmetric, per output channel) and activations (symmetric, per tensor) to 8 bits.
 
     Batch normalization is folded into the layers before it: otherwise runtimes do not fuse it, and the INT8 file is
-    slower than the float one. Zeros stay zeros, since scales are symmetric. If a layer's weights share values, each
-    tensor has one scale, so that they still share values. The result is no plain float network, so no step can follow.
+    slower than the float one. Biases are rounded as integer kernels hold them. Zeros stay zeros, since scales are
+    symmetric. If a layer's weights share values, each tensor has one scale, so that they still share values. The result
+    is no plain float network, so no step can follow.
 
     Attributes:
         bias_correction: Let NNCF correct biases for the mean error on calibration images. On the networks measured it
             made the logits differ more (docs/methods/quantize_int8.md).
         ignored: Patterns of weight names whose layers stay floats.
         fine_tune: How the network is trained under quantization (QAT); None calibrates only.
+        reduce_range: Keep weights in -64 … 64: sums of two products then fit 16 bits, in which x86 processors without
+            VNNI add them. It costs one bit of the weights.
 
     Paper: Nagel et al. 2021, arXiv:2106.08295, sections 2.3, 3 and 4.
     """
@@ -35,6 +43,7 @@ class QuantizeInt8(QuantizingMethod):
     bias_correction: bool
     ignored: Sequence[str]
     fine_tune: Recipe | None
+    reduce_range: bool
 
     ends_chain = "its result has integer weights, which no further step can change"
 
@@ -49,32 +58,48 @@ class QuantizeInt8(QuantizingMethod):
         images = [batch for batch, _ in context.calibration]
         if not images:
             raise ValueError("there is no calibration image: data.calibration_images must be at least 1")
-        names = weight_names(model)
-        floats = set(names) - set(without(names, self.ignored)) if self.ignored else set()
-        folded = fold_batch_norm(model, context.example_input)
-        quantized = _nncf.quantize(
+        folded = fold_batch_norm(unfuse_attention(model), context.example_input)
+        used = {*weight_names(model), *operator_weights(model, context.example_input)}
+        names = [name for name, _ in model.named_parameters() if name in used]
+        wanted = without(names, self.ignored) if self.ignored else names
+        if not wanted:
+            none = (
+                "the network has no convolution and no dense layer" if not names else "method.ignored names every layer"
+            )
+            raise NoEffectError(f"{none}: nothing was quantized")
+        quantized = nncf.quantize(
             model,
             images,
             bias_correction=self.bias_correction,
             per_channel=all(shared_values(model.get_parameter(name)) is None for name in names),
-            ignored=[layer_name(name) for name in sorted(floats)],
+            reduce_range=self.reduce_range,
+            ignored=sorted(set(names) - set(wanted)),
         )
-        if not _nncf.config_of(quantized)["compression_state"]:
-            raise NoEffectError("the network has no convolution and no dense layer: nothing was quantized")
+        weights = nncf.mark_weights(quantized, context.example_input)
+        left_alone = dict.fromkeys((name for name in wanted if name not in weights.values()), NOT_PLACED)
+        if not nncf.config_of(quantized)["compression_state"] or len(left_alone) == len(wanted):
+            raise NoEffectError("no quantizer can be placed on a weight of the network: nothing was quantized")
         if self.fine_tune is not None:
-            with _nncf.on_device(quantized):
-                context.fine_tune(quantized, self.fine_tune)
-        structure = {"folded": [list(pair) for pair in folded], "nncf": _nncf.config_of(quantized)}
-        return Compressed(quantized.eval(), structure)
+            context.fine_tune(quantized, self.fine_tune)
+        for name, bias in rounded_biases(nncf.lower(quantized), context.example_input).items():
+            quantized.get_parameter(name).data.copy_(bias)
+        structure = {
+            "folded": [list(pair) for pair in folded],
+            "nncf": nncf.config_of(quantized),
+            "weights": weights,
+            "outputs": nncf.output_quantizers(quantized),
+        }
+        return Compressed(quantized.eval(), structure, left_alone=left_alone)
 
     def rebuild(self, model: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
         """Fold batch normalization and place quantizers as recorded."""
-        return _nncf.restore(fold(model.eval(), structure["folded"]), structure["nncf"]).eval()
+        folded = fold(unfuse_attention(model.eval()), structure["folded"])
+        return nncf.restore(folded, structure["nncf"], structure["weights"], structure["outputs"]).eval()
 
     def lower(self, model: nn.Module, example_input: Tensor) -> Lowered:
         """Copy ``model`` with torch's fake-quantize operators in place of NNCF's."""
-        return Lowered(_nncf.lower(model, example_input), {}, integer=True, integers=self.stored_weights(model))
+        return Lowered(nncf.lower(model), {}, integer=True, integers=self.stored_weights(model))
 
     def stored_weights(self, model: nn.Module) -> dict[str, StoredWeight]:
         """The 8-bit integers of each quantized weight, by parameter name."""
-        return _nncf.integer_weights(model)
+        return nncf.integer_weights(model)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from src.contracts import NNCF_HOOKS, Lowered, ModelCard, Session, Target
+from src.contracts.output_quantizers import without_output_quantizers
 
 SINGLES = 32  # images that are also run alone
 DEPARTED = 0.05  # a layer departs if its outputs differ by more than this share of their norm
@@ -92,7 +93,7 @@ def departs_at(target: Target, lowered: Lowered, example_input: Tensor, images: 
         folder: Folder for the file.
     """
     probed = Probed(copy.deepcopy(lowered.model).eval())
-    with torch.inference_mode():
+    with torch.inference_mode(), without_output_quantizers(probed, target.unquantized_outputs):
         expected = probed(images).numpy()
     card = ModelCard((), (images.shape[1], images.shape[2], images.shape[3]), (), (), "")
     path = folder / f"probed.{target.ending}"

@@ -35,15 +35,39 @@ def macs(graph: Graph) -> int:
 
 
 def integer_macs(graph: Graph) -> int:
-    """Multiply-accumulates whose activations are 8-bit integers."""
+    """Multiply-accumulates whose operands are 8-bit integers."""
+    return macs(graph) - sum(node.macs or 0 for node in _computed_in_floats(graph))
+
+
+def integer_share(graph: Graph) -> float:
+    """Share of the multiply-accumulates whose operands are 8-bit integers, in [0, 1]; 0 if the graph has none."""
+    return integer_macs(graph) / max(1, macs(graph))
+
+
+def float_operations(graph: Graph) -> list[str]:
+    """Names of the operations whose multiply-accumulates are computed in floats, those with most first."""
+    found = sorted(_computed_in_floats(graph), key=lambda node: -(node.macs or 0))
+    return [node.name or node.outputs[0] for node in found]
+
+
+def _computed_in_floats(graph: Graph) -> list[GraphNode]:
+    """The nodes with multiply-accumulates that have an operand in floats, or that the runtime computes in floats."""
     active = _active(graph)
     integers = _integers(graph, active, _readers(graph))
     made = {*graph.inputs, *(name for node in active for name in node.outputs)}
+    makers = {name: node for node in graph.nodes for name in node.outputs}
 
     def integer(name: str) -> bool:
-        return name in integers or (name in made and graph.tensors[name].size_bytes == graph.tensors[name].elements)
+        if name in makers and name not in made:  # made of stored tensors alone, once
+            return any(map(integer, makers[name].inputs))
+        tensor = graph.tensors[name]
+        return name in integers or (tensor.elements > 1 and tensor.size_bytes == tensor.elements)
 
-    return sum(node.macs for node in active if node.macs and any(map(integer, node.inputs)))
+    def in_integers(node: GraphNode) -> bool:
+        operands = [name for name in node.inputs[:2] if name in graph.tensors]
+        return not node.float_kernel and all(map(integer, operands))
+
+    return [node for node in active if node.macs and not in_integers(node)]
 
 
 def weight_bytes(graph: Graph) -> int:
@@ -162,7 +186,9 @@ def _integers(graph: Graph, nodes: Sequence[GraphNode], readers: Mapping[str, in
     makers = {name: node for node in nodes for name in node.outputs}
     found: set[str] = set()
     for node in nodes:
-        if node.role is Role.DEQUANTIZE or (node.role in (Role.MOVING, Role.POOLING) and node.inputs[0] in found):
+        moved = [name for name in node.inputs if name in makers or name in graph.inputs]
+        moving = node.role in (Role.MOVING, Role.POOLING) and all(name in found for name in moved)
+        if node.role is Role.DEQUANTIZE or moving:
             found.update(node.outputs)
         if node.role is not Role.QUANTIZE:
             continue

@@ -27,17 +27,20 @@ from src.contracts import (
     Target,
     first_line,
 )
+from src.contracts.output_quantizers import without_output_quantizers
 from src.metrics import graph as counted
 from src.metrics.accuracy import file_accuracy, torch_accuracy
 from src.metrics.agreement import agreement, departs_at
 from src.metrics.energy import energy_uj_estimate
 from src.metrics.machine import machine
+from src.metrics.saturation import saturating_layers
 from src.metrics.size import sha256, size_bytes, size_gzip_bytes, size_packed_bytes
 from src.metrics.timing import Clock, Timing, speedup, time_files
 
 log = logging.getLogger(__name__)
 Batches = Iterable[tuple[Tensor, Tensor]]
 COMPARED, PROBED = 1000, 64  # images for the agreement, and for finding the layer that departs
+NAMED = 5  # operations that are named
 DIGITS = 9  # of the difference of two accuracies
 
 
@@ -72,7 +75,8 @@ def measure(
     session = target.load(parts[0], threads=threads)
     on_test = file_accuracy(session, batches(splits.test), len(splits.classes))
     compared = splits.validation.select(torch.arange(min(COMPARED, len(splits.validation))))
-    agreed = agreement(session, model, (images for images, _ in batches(compared)))
+    with without_output_quantizers(model, target.unquantized_outputs):  # which are not in the file
+        agreed = agreement(session, model, (images for images, _ in batches(compared)))
     untested = measure_untested(target, parts, session, splits, batches, result)
     departs, unavailable = None, untested.pop("unavailable")
     if agreed.classes < LEAST_AGREEMENT:
@@ -127,6 +131,7 @@ def measure_untested(
         "size_gzip_bytes": size_gzip_bytes(parts),
         "size_packed_bytes": packed,
         **counts,
+        "may_saturate": _listed(saturating_layers(result.integers)) if result.integer else None,
         "unavailable": unavailable,
     }
 
@@ -247,12 +252,20 @@ def _departs_at(
         return None, f"the layers cannot be looked at: {first_line(error)}"
 
 
+def _listed(names: Sequence[str]) -> str | None:
+    """The first of the names, and how many more there are; None if there is none."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more if names else None
+
+
 def _counts(target: Target, path: Path, precision: Precision) -> tuple[dict[str, Any], dict[str, str]]:
     """The columns that are counted in the file's graph; if it cannot be read, they are None, with the reason."""
     columns: dict[str, Callable[[Graph], Any]] = {
         "parameters": counted.parameters,
         "nonzero_parameters": counted.nonzero_parameters,
         "macs": counted.macs,
+        "integer_share": counted.integer_share,
+        "float_operations": lambda graph: _listed(counted.float_operations(graph)) if precision.integer else None,
         "peak_activation_bytes": counted.peak_activation_bytes,
         "energy_uj_estimate": lambda graph: energy_uj_estimate(graph, precision.floats),
     }

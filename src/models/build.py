@@ -123,6 +123,12 @@ def assembled(
         except MisfitError as error:
             misfit = error
     contract = InputContract.of(model)
+    if (
+        source.weights is not None
+        and contract is None
+        and "published_input" in inspect.signature(source.builder).parameters
+    ):
+        say("images are normalized by their own mean and deviation; for published weights: model.published_input=true")
     model = Network(model) if isinstance(model, nn.Sequential) else model
     images = torch.randn(IMAGES, in_channels, *image_size, generator=torch.Generator().manual_seed(0))
     try:

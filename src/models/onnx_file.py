@@ -180,12 +180,19 @@ def _compare(module: nn.Module, model: Any, file: Path, shape: tuple[int, int, i
     images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     given = (images.permute(0, 2, 3, 1).contiguous() if last else images).numpy()
     try:
-        expected = session.run(None, {session.get_inputs()[0].name: given})[0]
+        expected = session.run(None, {session.get_inputs()[0].name: given})
         with torch.no_grad():
-            found = module.eval()(images)
+            outputs = module.eval()(images)
     except Exception as error:  # of the runtime or of a layer
         raise InputError(f"model.weights: {file} does not take two images at once: {first_line(error)}") from error
-    found = (found[0] if isinstance(found, (list, tuple)) else found).numpy()
-    largest = float(np.abs(expected).max())
-    if found.shape != expected.shape or not float(np.abs(found - expected).max()) <= CLOSE * max(largest, 1e-6):
+    found = [each.numpy() for each in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+    if len(found) != len(expected) or not all(map(_close, found, expected)):
         raise InputError(f"model.weights: {file} gives other results as layers than in ONNX Runtime; it cannot be used")
+
+
+def _close(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether an output is the expected one, up to rounding."""
+    if found.shape != expected.shape:
+        return False
+    largest = float(np.abs(expected).max(initial=0.0))
+    return float(np.abs(found - expected).max(initial=0.0)) <= CLOSE * max(largest, 1e-6)

@@ -15,7 +15,14 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository of the hub
 
 
 def timm_network(
-    *, name: str, pretrained: bool, num_classes: int, in_channels: int, image_size: tuple[int, int], **settings: Any
+    *,
+    name: str,
+    pretrained: bool,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    published_input: bool = False,
+    **settings: Any,
 ) -> nn.Module:
     """Build a network of timm, its head made for the data's classes and its first layer for the data's channels.
 
@@ -23,6 +30,7 @@ def timm_network(
         name: timm's name, e.g. ``mobilenetv3_small_050``, or with the tag of its weights ``resnet18.a1_in1k``.
         pretrained: Whether its published weights are loaded; they must be in a cache of this machine.
         num_classes, in_channels, image_size: Number of classes and image channels; ``(height, width)`` of the images.
+        published_input: Whether images are normalized as the published weights expect; always if ``pretrained``.
         settings: More arguments of ``timm.create_model``, e.g. ``drop_rate``.
 
     Raises:
@@ -49,7 +57,7 @@ def timm_network(
         )
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"model: timm cannot build {name} with these settings: {error}") from error
-    if pretrained:
+    if pretrained or published_input:
         model.input_contract = _contract(config, in_channels)  # type: ignore[assignment]
     return model
 
@@ -73,7 +81,7 @@ def _cached(name: str, config: Any) -> Path:
     raise InputError(
         f"model.pretrained: the weights of {name} are in no cache of this machine; this line downloads them: "
         f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\"; to use a file: "
-        f"model.weights=FILE model.replace_head=true"
+        f"model.weights=FILE model.published_input=true model.replace_head=true"
     )
 
 

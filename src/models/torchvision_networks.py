@@ -15,7 +15,14 @@ from src.models.checkpoints import read_checkpoint
 
 
 def torchvision_network(
-    *, name: str, pretrained: bool, num_classes: int, in_channels: int, image_size: tuple[int, int], **settings: Any
+    *,
+    name: str,
+    pretrained: bool,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    published_input: bool = False,
+    **settings: Any,
 ) -> nn.Module:
     """Build a network of torchvision, its head made for the data's classes and its first layer for the data's channels.
 
@@ -23,6 +30,7 @@ def torchvision_network(
         name: torchvision's name, e.g. ``mobilenet_v3_small``.
         pretrained: Whether its published weights are loaded; they must lie in torch's cache on this machine.
         num_classes, in_channels, image_size: Number of classes and image channels; ``(height, width)`` of the images.
+        published_input: Whether images are normalized as the published weights expect; always if ``pretrained``.
         settings: More arguments of torchvision's builder, e.g. ``dropout``.
 
     Raises:
@@ -41,8 +49,10 @@ def torchvision_network(
     if name in ("googlenet", "inception_v3"):
         settings.setdefault("init_weights", False)  # or it warns, and takes half a minute
     if not pretrained:
-        model = builder(weights=None, num_classes=num_classes, **settings)
-        return _with_channels(model, in_channels)
+        model = _with_channels(builder(weights=None, num_classes=num_classes, **settings), in_channels)
+        if published_input:
+            model.input_contract = _contract(models.get_model_weights(name).DEFAULT, in_channels)  # type: ignore[assignment]
+        return model
     published = models.get_model_weights(name).DEFAULT
     model = builder(weights=None, num_classes=len(published.meta["categories"]), **settings)
     values = {key: found.value for key, found in read_checkpoint(_cached(name, published)).items()}
@@ -57,15 +67,19 @@ def torchvision_network(
     except RuntimeError as error:
         raise InputError(f"model.pretrained: the cached weights of {name} do not fit the network: {error}") from error
     model = _with_channels(_with_head(model, len(published.meta["categories"]), num_classes), in_channels)
+    model.input_contract = _contract(published, in_channels)  # type: ignore[assignment]
+    return model
+
+
+def _contract(published: Any, channels: int) -> InputContract:
     transforms = published.transforms()
-    model.input_contract = InputContract(  # type: ignore[assignment]
+    return InputContract(
         size=(transforms.crop_size[0], transforms.crop_size[0]),
         interpolation=transforms.interpolation.value,
         crop=transforms.crop_size[0] / transforms.resize_size[0],
-        mean=tuple(transforms.mean) if in_channels == 3 else None,
-        std=tuple(transforms.std) if in_channels == 3 else None,
+        mean=tuple(transforms.mean) if channels == 3 else None,
+        std=tuple(transforms.std) if channels == 3 else None,
     )
-    return model
 
 
 def _cached(name: str, published: Any) -> Path:
@@ -75,7 +89,7 @@ def _cached(name: str, published: Any) -> Path:
         raise InputError(
             f"model.pretrained: the weights of {name} are not in {path.parent}; this line downloads them: "
             f"python -c \"import torchvision; torchvision.models.get_model('{name}', weights='DEFAULT')\"; "
-            f"to use a file: model.weights=FILE model.replace_head=true"
+            f"to use a file: model.weights=FILE model.published_input=true model.replace_head=true"
         )
     return path
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from src.contracts import InputError
 from src.files.writing import replacing
 from src.models.checkpoints import Found, read_checkpoint
+from src.models.plain import with_plain_weights
 
 COMPILED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # may stand anywhere
 AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged?|teacher)([._]|$)", re.IGNORECASE)
@@ -70,7 +71,8 @@ def load_weights(model: nn.Module, weights: Weights | Path) -> str:
     """Load a file of weights into ``model``; the file must hold all of its tensors.
 
     The weights may lie in nested dicts (``state_dict``, ``model``, …), and their names may have prefixes (``module.``,
-    ``_orig_mod.``, …). If several sets of weights fit, one that is no moving average is loaded.
+    ``_orig_mod.``, …). Normalized and masked weights are computed if the network has plain ones (``plain.py``). If
+    several sets of weights fit, one that is no moving average is loaded.
 
     Returns:
         A line that says which tensors were loaded and how they were changed; empty if the file is a plain state dict.
@@ -81,8 +83,8 @@ def load_weights(model: nn.Module, weights: Weights | Path) -> str:
     """
     weights = Weights(weights) if isinstance(weights, Path) else weights
     found = read_checkpoint(weights.path)
-    tensors = {COMPILED.sub("", name): tensor for name, tensor in found.items()}
     own = model.state_dict()
+    tensors, computed = with_plain_weights({COMPILED.sub("", name): each for name, each in found.items()}, own)
     place, others = _place(tensors, own, weights)
     chosen = {name: tensors[place.name(name)].value for name in own if place.name(name) in tensors}
     wrong = [f"{name} is missing" for name in _missing(own, chosen)]
@@ -114,6 +116,7 @@ def load_weights(model: nn.Module, weights: Weights | Path) -> str:
     said += [f"put '{place.dropped}' before the names"] if place.dropped else []
     halves = sum(value.dtype in (torch.float16, torch.bfloat16) for value in chosen.values())
     said += [f"{halves} tensors of half precision widened to float32"] if halves else []
+    said += [f"computed {computed} weights that the file holds normalized or masked"] if computed else []
     said += [head] if head else []
     said += [f"{len(chosen)} of {len(own)} tensors fit"] if said else []
     if others:

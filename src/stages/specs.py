@@ -64,7 +64,7 @@ def baseline_spec(
         "model": dict(model),
         "training": None if training is None else dict(training),
         "weights": weights_sha256,
-        "compute": _values(compute),
+        "compute": _compute(compute),
         "seed": seed,
         "made_by": dict(made_by),
     }
@@ -100,7 +100,7 @@ def step_spec(
         "method": dict(method),
         "files": dict(files),
         "loss": dict(loss),
-        "compute": _values(compute),
+        "compute": _compute(compute),
         "seed": seed,
         "made_by": dict(made_by),
     }
@@ -144,6 +144,12 @@ def timing_spec(*, exports: Sequence[str], clock: Any, machine: str, made_by: Co
         "machine": machine,
         "made_by": dict(made_by),
     }
+
+
+def _compute(settings: Any) -> Any:
+    """Settings of the computation; one device goes without saying, as in stages of before there were more."""
+    values = _values(settings)
+    return {k: v for k, v in values.items() if (k, v) != ("devices", 1)} if isinstance(values, dict) else values
 
 
 def _values(settings: Any) -> Any:

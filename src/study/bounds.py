@@ -72,7 +72,7 @@ def measure_untrained(plan: Plan, splits: DataSplits, judge: Judge) -> dict[str,
     """
     ((name, part),) = plan.targets.items()
     target = part.value
-    few = splits.validation.select(slice(0, IMAGES))  # type: ignore[arg-type]
+    few = splits.validation.select(slice(0, IMAGES))
     lowered = rehearse(plan, splits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model.{target.ending}"

@@ -33,7 +33,7 @@ from src.tracking.mlflow_store import (
     one_at_a_time,
     runs_with,
 )
-from src.tracking.mlflow_view import LOCAL, address, write_view
+from src.tracking.mlflow_view import LOCAL, address, write_views
 from src.tracking.surveys import forget_parent, open_parent
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class MlflowTracker(Tracker):
             tags = {"mlflow.experimentKind": "custom_model_development"}
             client.create_experiment(name, artifact_location=location, tags=tags)
             found = client.get_experiment_by_name(name)
-        write_view(client, found)
+        write_views(client, found)
         return str(found.experiment_id)
 
     def _parent(self, client: Any, experiment: str, run: RunDescription) -> str | None:

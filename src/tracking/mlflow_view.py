@@ -1,6 +1,6 @@
-"""How MLflow's page opens an experiment: a view in a tag of the experiment, as the page itself stores it.
+"""How MLflow's page opens an experiment: views in tags of the experiment, as the page itself stores them.
 
-The tag is ``mlflow.sharedViewState.<key>``; the page opens it by ``?viewStateShareKey=<key>`` and lists it under Views.
+A tag is ``mlflow.sharedViewState.<key>``; the page opens it by ``?viewStateShareKey=<key>`` and lists it under Views.
 The format is that of MLflow 3.17; a page that does not know a part of it shows its own view.
 """
 
@@ -12,8 +12,8 @@ import time
 import zlib
 from typing import Any
 
-KEY = "compression"
-TAG = f"mlflow.sharedViewState.{KEY}"
+KEY, SMALLEST = "compression", "smallest"
+TAG = "mlflow.sharedViewState."
 LOCAL = "http://127.0.0.1:5000"  # where ``mlflow ui`` answers
 COLUMNS = (
     "params.`method`",
@@ -23,45 +23,69 @@ COLUMNS = (
     "metrics.`compression_ratio`",
     "metrics.`latency_ms_p50`",
 )
-SECTION = "compression-section"
+MODELS = "attributes.`Models`"
+ACCURATE = 0.98
+# Sections of the charts by identifier; lines through four axes need the whole width.
+AGAINST_SECTION, TOGETHER_SECTION = "compression-section", "compression-together"
+SECTIONS = {
+    AGAINST_SECTION: "Accuracy against bytes and latency",
+    TOGETHER_SECTION: "Sparsity, bits, bytes and accuracy together",
+}
 AGAINST = ("size_bytes", "size_gzip_bytes", "latency_ms_p50")
 BARS = ("size_bytes", "accuracy", "latency_ms_p50")
 
 
-def address(root: str, experiment: str) -> str:
-    """The address that opens an experiment in the view; ``root`` is that of the server."""
-    return f"{root.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={KEY}"
+def address(root: str, experiment: str, key: str = KEY) -> str:
+    """The address that opens an experiment in a view; ``root`` is that of the server."""
+    return f"{root.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={key}"
 
 
-def write_view(client: Any, experiment: Any) -> None:
-    """Store the view in the experiment, unless it is there.
+def write_views(client: Any, experiment: Any) -> None:
+    """Store the views in the experiment, unless they are there.
 
     Args:
         client: MLflow's client.
         experiment: MLflow's experiment.
     """
-    state = packed(view())
+    for key, (name, state) in views().items():
+        _write(client, experiment, key, name, packed(state))
+
+
+def _write(client: Any, experiment: Any, key: str, name: str, state: str) -> None:
     try:
-        known = json.loads(experiment.tags.get(TAG, "{}"))
+        known = json.loads(experiment.tags.get(TAG + key, "{}"))
     except ValueError:
         known = {}
     if not isinstance(known, dict) or known.get("state") != state:
         now = int(1000 * time.time())
-        content = {"name": "Compression", "createdAt": now, "updatedAt": now, "state": state}
-        client.set_experiment_tag(experiment.experiment_id, TAG, json.dumps(content))
+        content = {"name": name, "createdAt": now, "updatedAt": now, "state": state}
+        client.set_experiment_tag(experiment.experiment_id, TAG + key, json.dumps(content))
 
 
-def view() -> dict[str, Any]:
-    """The view: figures that decide as columns, the most accurate run first, and charts of accuracy against cost."""
+def views() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each view's name and state by its key: all runs, the most accurate first; the smallest of the accurate ones.
+
+    MLflow's list of logged models can neither be filtered nor sorted by a figure; the second view has a link to each
+    run's models instead.
+    """
+    accurate = f"metrics.accuracy > {ACCURATE}"
     return {
-        "searchFilter": "",
-        "orderByKey": "metrics.`accuracy`",
-        "orderByAsc": False,
+        KEY: ("Compression", _view("metrics.`accuracy`", ascending=False)),
+        SMALLEST: ("Smallest above 98 %", _view("metrics.`size_bytes`", ascending=True, filtered=accurate)),
+    }
+
+
+def _view(order: str, ascending: bool, filtered: str = "") -> dict[str, Any]:
+    """A view: figures that decide as columns, and charts of accuracy against cost."""
+    return {
+        "searchFilter": filtered,
+        "orderByKey": order,
+        "orderByAsc": ascending,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(COLUMNS),
+        "selectedColumns": [*COLUMNS, *([MODELS] if filtered else [])],
         "columnOrder": [],
         "columnWidths": {},
         "runsHiddenMode": "FIRST_20_RUNS",
@@ -74,17 +98,8 @@ def view() -> dict[str, Any]:
         "groupsExpanded": {},
         "autoRefreshEnabled": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        "compareRunSections": [
-            {
-                "uuid": SECTION,
-                "name": "Accuracy against bytes and latency",
-                "display": True,
-                "isReordered": False,
-                "deleted": False,
-                "isGenerated": False,
-            }
-        ],
-        "compareRunCharts": [*map(_scatter, AGAINST), _parallel(), *map(_bar, BARS)],
+        "compareRunSections": [_section(AGAINST_SECTION, columns=3), _section(TOGETHER_SECTION, columns=1)],
+        "compareRunCharts": [*map(_scatter, AGAINST), *map(_bar, BARS), _parallel()],
     }
 
 
@@ -94,21 +109,30 @@ def packed(state: dict[str, Any]) -> str:
     return "deflate;" + base64.b64encode(zlib.compress(text, 9)).decode()
 
 
-def _chart(kind: str, name: str, **more: Any) -> dict[str, Any]:
+def _section(identifier: str, columns: int) -> dict[str, Any]:
+    flags = {"display": True, "isReordered": False, "deleted": False, "isGenerated": False}
+    return {"uuid": identifier, "name": SECTIONS[identifier], "columns": columns, "cardHeight": 360, **flags}
+
+
+def _chart(kind: str, name: str, section: str = AGAINST_SECTION, **more: Any) -> dict[str, Any]:
     return {
-        "uuid": f"{SECTION}-{name}",
+        "uuid": f"{section}-{name}",
         "type": kind,
         "runsCountToCompare": 20,
         "deleted": False,
         "isGenerated": False,
-        "metricSectionId": SECTION,
+        "metricSectionId": section,
         **more,
     }
 
 
 def _scatter(cost: str) -> dict[str, Any]:
-    axes = {"xaxis": {"key": cost, "type": "METRIC"}, "yaxis": {"key": "accuracy", "type": "METRIC"}}
-    return _chart("SCATTER", f"scatter-{cost}", **axes)
+    return _chart(
+        "SCATTER",
+        f"scatter-{cost}",
+        xaxis={"key": cost, "type": "METRIC"},
+        yaxis={"key": "accuracy", "type": "METRIC"},
+    )
 
 
 def _bar(column: str) -> dict[str, Any]:
@@ -117,4 +141,4 @@ def _bar(column: str) -> dict[str, Any]:
 
 def _parallel() -> dict[str, Any]:
     metrics = ["sparsity", "bits_per_weight", "size_bytes", "accuracy"]
-    return _chart("PARALLEL", "parallel", selectedParams=[], selectedMetrics=metrics)
+    return _chart("PARALLEL", "parallel", TOGETHER_SECTION, selectedParams=[], selectedMetrics=metrics)

@@ -14,6 +14,7 @@ from torch import nn
 
 from src.contracts import Epoch, EpochBatches, TrainingProgress
 from src.files.writing import replacing
+from src.training import ranks
 from src.training.classifier import Classifier
 
 
@@ -102,13 +103,15 @@ class EpochCheckpoint(Checkpoint):
     Args:
         path: The checkpoint, which each epoch replaces.
         beside: The trainer writes it whole by itself, while the training goes on (``CheckpointsBeside``).
+
+    Of several processes that train together rank 0 writes it; the others take part.
     """
 
     def __init__(self, path: Path, *, beside: bool = False) -> None:
         self.path, self.beside = path, beside
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.beside:
+        if self.beside or ranks.rank():
             trainer.save_checkpoint(self.path)
             return
         with replacing(self.path) as part:

@@ -223,6 +223,8 @@ def why_not(
     """Why a training step is not even tried to be captured; None if it is."""
     if not isinstance(batches, StaticBatches):
         return f"{type(batches).__name__} does not give its batches in place"
+    if not batches.capturable:
+        return "the images do not fit into the GPU's memory"
     for part in (loss, *callbacks, *model.modules()):
         if not getattr(part, "capturable", True):
             return f"{type(part).__name__} does not say that it can be"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from src.contracts import EpochBatches, Loss, Recipe, StepCallback, TrainingProgress
+from src.training import ranks
 from src.training.captured import Graphs, Replayed, StaticSteps, why_not
 from src.training.steps import Step, Steps, Sums, autocast
 
@@ -69,11 +71,12 @@ class Classifier(pl.LightningModule):
         if self._steps is None:  # weights and optimizer state of a checkpoint are in their places now
             self._steps = self._steps_over(batches)
         self._steps.run(batches, self.current_epoch)
+        self.training_sums.add_other_ranks()
 
     def _steps_over(self, batches: EpochBatches) -> Steps:
         """The loop over steps: in place and replayed on a GPU, unless something speaks against it."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        static = self.device.type in self.STATIC
+        static = self.device.type in self.STATIC and ranks.count() == 1
         reason = why_not(self.model, optimizer, self.loss, self.callbacks, batches) if static else None
         if reason is not None:
             self.progress.say(f"the training step is not captured as a CUDA graph and is slower: {reason}")
@@ -101,7 +104,7 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batches: EpochBatches, index: int) -> None:
         if self._pass is None:
             self.validation_sums = Sums(self.device)
-            if self.device.type in self.STATIC and getattr(batches, "repeats", False):
+            if self.device.type in self.STATIC and getattr(batches, "repeats", False) and ranks.count() == 1:
                 self._pass = Replayed(
                     "the validation pass", lambda: self._validate(batches), self.model_tensors, self._shared_graphs()
                 )
@@ -121,12 +124,13 @@ class Classifier(pl.LightningModule):
         return [*self.model.parameters(), *self.model.buffers()]
 
     def _validate(self, batches: EpochBatches) -> None:
-        """Sum the hits over all batches."""
+        """Sum the hits over all batches; each of several processes takes every n-th batch."""
         self.validation_sums.reset()
         images_seen = 0
-        for images, labels in batches:
+        for images, labels in itertools.islice(batches, ranks.rank(), None, ranks.count()):
             with autocast(self.device, self.precision, cached=self._pass is None):
                 logits = self.model(images.contiguous(memory_format=torch.channels_last))
             self.validation_sums.add(logits, labels)
             images_seen += len(labels)
         self.validation_sums.images = images_seen
+        self.validation_sums.add_other_ranks()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from src.contracts import Epoch, EpochBatches, InputError, Loss, Recipe, StepCallback, TrainingProgress
+from src.training import ranks
 from src.training.callbacks import Course, EpochCheckpoint, KeepBest
 from src.training.checkpoints import CheckpointsBeside
 from src.training.classifier import Classifier
@@ -80,35 +82,83 @@ def fit(
         loss: The loss; None takes that of the recipe.
 
     Raises:
-        InputError: The weights diverged, and the checkpoint is removed; or it cannot be read, and stays.
+        InputError: The weights diverged, and the checkpoint is removed; it cannot be read, and stays; or the batches
+            cannot be divided among the devices.
         KeyboardInterrupt: Ctrl-C; the checkpoint of the last epoch stays.
     """
     use_compute(compute)
-    progress.start(recipe.epochs, recipe.epochs * len(train))
-    course = Course(seed, train, progress)
-    best = KeepBest() if recipe.keep == "best" else None
-    model.to(memory_format=torch.channels_last)
-    module = Classifier(model, recipe, loss or recipe.loss, compute.precision, callbacks, progress).train()
-    beside = CheckpointsBeside() if compute.device == "cuda" else None
-    after_epochs = [course, *([best] if best else []), EpochCheckpoint(checkpoint, beside=beside is not None)]
-    trainer = _trainer(recipe, compute, after_epochs, beside)
+    _check_share(recipe, compute)
     resumed_epoch = _last_epoch(checkpoint)
+    resume = checkpoint if resumed_epoch is not None else None
+    of_recipe = (recipe, compute, seed, checkpoint, list(callbacks), loss or recipe.loss, resume)
+    training = partial(train_epochs, model, train, validation, *of_recipe)
+    progress.start(recipe.epochs, recipe.epochs * len(train))
     if resumed_epoch is not None:
         progress.resumed(resumed_epoch)
     try:
-        _run(trainer, module, train, validation, checkpoint if resumed_epoch is not None else None)
+        if compute.devices == 1:
+            epochs, best = training(progress=progress)
+        else:
+            with ranks.started(compute, training) as place:
+                epochs, best = training(progress=progress, place=place)
+    finally:
+        progress.stop()
+    _refuse_diverged(model, len(epochs), checkpoint)
+    if best is not None:
+        best.restore(model)
+    model.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    return Fitted(tuple(epochs), recipe.keep, best.epoch if best else len(epochs) - 1, resumed_epoch)
+
+
+def train_epochs(
+    model: nn.Module,
+    train: EpochBatches,
+    validation: EpochBatches,
+    recipe: Recipe,
+    compute: Compute,
+    seed: int,
+    checkpoint: Path,
+    callbacks: Sequence[StepCallback],
+    loss: Loss,
+    resume: Path | None,
+    progress: TrainingProgress,
+    place: ranks.Place | None = None,
+) -> tuple[list[Epoch], KeepBest | None]:
+    """Train all epochs in this process, which may be one of several.
+
+    Args:
+        resume: The checkpoint, if the training goes on from it; the other arguments are those of ``fit``.
+        place: Where this process stands among those of the training; None if it trains alone.
+
+    Returns:
+        Records of the epochs, and what kept the best weights.
+    """
+    if place is not None:
+        train = ranks.Share(train, place.local_rank(), compute.devices)
+    course = Course(seed, train, progress)
+    best = KeepBest() if recipe.keep == "best" else None
+    model.to(memory_format=torch.channels_last)
+    module = Classifier(model, recipe, loss, compute.precision, callbacks, progress).train()
+    beside = CheckpointsBeside() if compute.device == "cuda" else None
+    after_epochs = [course, *([best] if best else []), EpochCheckpoint(checkpoint, beside=beside is not None)]
+    trainer = _trainer(recipe, compute, after_epochs, beside, place)
+    try:
+        _run(trainer, module, train, validation, resume)
         if beside:
             beside.finish()
     finally:
         module.release()
         if beside is not None:
             beside.teardown()
-        progress.stop()
-    _refuse_diverged(model, len(course.epochs), checkpoint)
-    if best is not None:
-        best.restore(model)
-    model.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    return Fitted(tuple(course.epochs), recipe.keep, best.epoch if best else len(course.epochs) - 1, resumed_epoch)
+    return course.epochs, best
+
+
+def _check_share(recipe: Recipe, compute: Compute) -> None:
+    if recipe.batch_size % compute.devices:
+        raise InputError(
+            f"training.batch_size={recipe.batch_size} cannot be divided among training.devices={compute.devices}: each "
+            f"takes its share of every batch"
+        )
 
 
 def _refuse_diverged(model: nn.Module, epochs: int, checkpoint: Path) -> None:
@@ -121,14 +171,19 @@ def _refuse_diverged(model: nn.Module, epochs: int, checkpoint: Path) -> None:
 
 
 def _trainer(
-    recipe: Recipe, compute: Compute, callbacks: list[Callback], beside: CheckpointsBeside | None
+    recipe: Recipe,
+    compute: Compute,
+    callbacks: list[Callback],
+    beside: CheckpointsBeside | None,
+    place: ranks.Place | None,
 ) -> pl.Trainer:
     """A Lightning trainer that loops over epochs and leaves all else to ``callbacks``."""
     return pl.Trainer(
         accelerator="gpu" if compute.device == "cuda" else "cpu",
         devices=1,
+        strategy="auto" if place is None else ranks.Ranks(compute.devices, place),
         max_epochs=recipe.epochs,
-        callbacks=callbacks,
+        callbacks=callbacks if place is None else [*callbacks, ranks.SameWeights()],
         plugins=[beside] if beside is not None else None,
         deterministic=True if compute.device == "cpu" else "warn",  # some CUDA operations have no other kind
         logger=False,

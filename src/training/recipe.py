@@ -11,6 +11,7 @@ __all__ = ["WORKERS", "Compute", "Recipe", "cpu_has_bf16", "usable_cores"]
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "bf16", "float32")
+STRATEGIES = ("auto", "ddp")  # of Lightning's; auto is ddp where there are several devices
 WORKERS = "DNNC_WORKERS"  # environment variable: number of processes that share this machine's cores
 
 
@@ -22,14 +23,16 @@ class Compute:
         device: ``cpu`` or ``cuda``.
         precision: ``bf16`` (autocast) or ``float32``.
         threads: Number of CPU threads of one process.
+        devices: Number of processes of one training, each on a device of its own; each takes its share of every batch.
     """
 
     device: str
     precision: str
     threads: int
+    devices: int = 1
 
     @staticmethod
-    def check(device: str, precision: str, threads: str | int) -> None:
+    def check(device: str, precision: str, threads: str | int, devices: int = 1, strategy: str = "auto") -> None:
         """Check the words before torch is imported.
 
         Raises:
@@ -41,15 +44,24 @@ class Compute:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, and is {precision}")
         if threads != "auto" and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be auto or a number from 1, and is {threads}")
+        if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+            raise ValueError(f"devices must be a number from 1, and is {devices}")
+        if strategy not in STRATEGIES:
+            raise ValueError(
+                f"strategy must be one of {', '.join(STRATEGIES)}, and is {strategy}: methods change whole weights in "
+                f"every process, so that none may be divided among them"
+            )
 
     @classmethod
-    def resolve(cls, device: str, precision: str, threads: str | int) -> Compute:
+    def resolve(
+        cls, device: str, precision: str, threads: str | int, devices: int = 1, strategy: str = "auto"
+    ) -> Compute:
         """Replace each ``auto``: a GPU if there is one, bf16 if the device computes in it natively, all usable cores.
 
         Raises:
             ValueError: A word is unknown, or this machine lacks the device.
         """
-        cls.check(device, precision, threads)
+        cls.check(device, precision, threads, devices, strategy)
         import torch
 
         gpu = torch.cuda.is_available()
@@ -59,7 +71,10 @@ class Compute:
         if precision == "auto":
             native = torch.cuda.is_bf16_supported(False) if device == "cuda" else cpu_has_bf16()
             precision = "bf16" if native else "float32"
-        return cls(device, precision, usable_cores() if threads == "auto" else int(threads))
+        if device == "cuda" and devices > torch.cuda.device_count():
+            raise ValueError(f"devices is {devices}, and this machine has {torch.cuda.device_count()} usable GPUs")
+        own = usable_cores() if device == "cuda" else max(1, usable_cores() // devices)
+        return cls(device, precision, own if threads == "auto" else int(threads), devices)
 
 
 def usable_cores() -> int:

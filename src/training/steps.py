@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from src.contracts import EpochBatches, Loss, Recipe, StepCallback, TrainingProgress
+from src.training import ranks
 
 
 class Sums:
@@ -36,6 +37,15 @@ class Sums:
         if loss is not None:
             self.loss_sum += loss.detach()
         self.hit_sum += (logits.detach().argmax(1) == labels).sum()
+
+    def add_other_ranks(self) -> None:
+        """Make them the sums over all processes that train together, each of which had a share of the images."""
+        if ranks.count() > 1:
+            images = torch.tensor(self.images, device=self.hit_sum.device)
+            for each in (self.loss_sum, self.hit_sum, images):
+                ranks.total(each)
+            self.loss_sum /= ranks.count()
+            self.images = int(images)
 
     @property
     def loss(self) -> float:
@@ -97,9 +107,11 @@ class Step:
                 loss = loss + self.auxiliary_weight * self.loss(auxiliary, labels, images)
         self.optimizer.zero_grad()
         loss.backward()
+        ranks.average_gradients(self.model)
         for callback in self.callbacks:
             callback.after_backward(self.model)
         self.optimizer.step()
+        ranks.share_buffers(self.model)
         self.sums.add(logits, labels, loss)
 
 

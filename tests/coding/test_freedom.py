@@ -53,6 +53,7 @@ def test_hidden_layers_are_found_with_the_axes_of_their_readers(file: Path) -> N
     assert found == [("conv.weight", "fc1.weight", 1), ("fc1.weight", "fc2.weight", 0)]
 
 
+@pytest.mark.slow
 def test_the_logits_stay_and_the_file_is_smaller(file: Path) -> None:
     tensors, graph, _ = from_onnx(file)
     by_bits, by_outputs = (pack(tensors, "small", graph=graph, exact=exact) for exact in ("bits", "outputs"))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from src import api
 from src.api import Budget, Clock, InputError, Result, Settings, compress, dataset, method, network, recipe, splits
+from src.command.bundling import bundle
 from src.command.calling import plan_of
 from src.command.composition import build_plan, composed
+from src.command.exits import CONF
 from src.command.given import Given
 from src.experiment.described import UndescribedError, config_of, network_config
 from src.experiment.making import prepare
@@ -216,3 +221,27 @@ def test_what_does_not_fit_is_said_in_a_line(wrong: dict[str, object], line: str
 def test_settings_are_checked_with_their_keys() -> None:
     with pytest.raises(InputError, match=r"Nothing reads 'method.sparsty'. Did you mean sparsity"):
         method("prune_magnitude", sparsty=0.5)
+
+
+def test_the_names_of_the_interface_make_objects_of_the_classes_with_the_values_of_conf() -> None:
+    made = {name: found for name, found in vars(api).items() if isinstance(found, functools.partial)}
+    assert set(made) <= set(api.__all__)
+    for name, named in made.items():
+        found = named()
+        assert type(found.value).__name__.lower() == name.lower()
+        assert found.config == named.func(*named.args).config
+    assert api.Prune(sparsity=0.9).value.sparsity == 0.9
+    for group, function in (("method", method), ("target", api.target)):
+        classes = {yaml.safe_load(path.read_text()).get("_target_", "") for path in (CONF / group).glob("*.yaml")}
+        ours = {each.rpartition(".")[2].lower() for each in classes if each.startswith("src.")} - {"chain"}
+        assert ours <= {name.lower() for name, each in made.items() if each.func is function}
+
+
+def test_files_of_a_program_are_bundled_if_a_command_can_load_their_data(tmp_path: Path) -> None:
+    loaded = call(tmp_path, "named", data=api.dataset("digits"), model=api.network("small_cnn"))
+    made = bundle([loaded.folder], tmp_path / "board.pyz", "20", tmp_path / "artifacts")
+    assert (made.models, made.samples[0].name) == (2, "digits")
+    tensors = call(tmp_path, "tensors")
+    with pytest.raises(InputError, match=r"loaders or tensors of a program.* data=dataset\(NAME\)"):
+        bundle([tensors.folder], tmp_path / "other.pyz", "20", tmp_path / "artifacts")
+    assert not (tmp_path / "other.pyz").exists()

@@ -260,7 +260,9 @@ def test_a_damaged_record_is_refused(tmp_path: Path, record: object, message: st
             "rows[pets/baseline.onnxruntime] is there 2 times",
         ),
         (
-            lambda content: content["rows"].append({**content["rows"][0], "accuracy": 0.1, "runtime": "another"}),
+            lambda content: content["rows"].append(
+                {**content["rows"][0], "accuracy": 0.1, "runtime": "onnxruntime 1.9"}
+            ),
             "rows[pets/baseline.onnxruntime] is there 2 times, and a bundle writes one row a model",
         ),
         (lambda content: content.pop("measured_at"), "it has no measured_at"),
@@ -318,7 +320,11 @@ NAN, INFINITE = float("nan"), float("inf")
         ("power_watts", [5.0], "has only some of power_watts, energy_uj, energy_source"),
         ("energy_uj", [-1.0, INFINITE, True, "5"], "null or a number from 0 to 1,000,000,000,000"),
         ("energy_source", [5, "", "a\nb"], "null or a text of one line"),
-        ("runtime", [None, 1, ""], "a text of one line"),
+        (
+            "runtime",
+            [None, 1, "", "another 1.0", "onnxruntime 1.10 or so"],
+            "a runtime of the evaluator and its version",
+        ),
     ],
 )
 def test_an_impossible_figure_is_refused_with_its_row_its_column_and_what_is_possible(
@@ -336,6 +342,19 @@ def test_an_impossible_figure_is_refused_with_its_row_its_column_and_what_is_pos
         assert possible in said
 
 
+def test_rows_have_as_many_images_as_one_call_of_the_bundle_gives_them(tmp_path: Path) -> None:
+    remember(tmp_path, dict.fromkeys(ROWS, TrackedRun("jsonl", str(tmp_path / "tracking.jsonl"), "0")))
+    content = results()
+    content["rows"][0] |= {"accuracy": 1.0, "images": 1}
+    assert "images is 10, and another row has 1 of more" in refusal(tmp_path, content)
+    store = JsonLinesStore(tmp_path)
+    remember(tmp_path, {name: TrackedRun("jsonl", store.uri, run) for name, run in store.hosts.items()})
+    for each in content["rows"]:
+        each |= {"accuracy": 1.0, "images": 1}
+    lines = list(import_results(write_results(tmp_path, content), tmp_path, store.uri))
+    assert "The accuracies are of 1 image a model (--images 1), fewer than the bundle holds" in lines
+
+
 def test_what_a_board_measured_once_is_possible() -> None:
     check_results(json.loads((Path(__file__).parents[2] / "docs/measured/board_survey_python36.json").read_text()))
 
@@ -345,9 +364,10 @@ def test_possible_figures_are_taken_as_they_are(tmp_path: Path) -> None:
     remember(tmp_path, {name: TrackedRun("jsonl", store.uri, run) for name, run in store.hosts.items()})
     content = results()
     content["rows"][0] |= {"accuracy": 1 / 3, "images": 3, "latency_ms": dict.fromkeys(("p50", "p95", "p99"), 1)}
-    content["rows"][1] |= {"accuracy": 0, "power_watts": 0.0, "energy_uj": 0.0, "energy_source": "RAPL"}
-    (line,) = import_results(write_results(tmp_path, content), tmp_path, store.uri)
+    content["rows"][1] |= {"accuracy": 0, "images": 3, "power_watts": 0.0, "energy_uj": 0.0, "energy_source": "RAPL"}
+    line, remark = import_results(write_results(tmp_path, content), tmp_path, store.uri)
     assert line.startswith("2 rows of a board")
+    assert "of 3 images a model" in remark
     assert [logged["metrics"]["accuracy"] for logged in store.logged()] == [1 / 3, 0]
 
 

@@ -8,7 +8,7 @@ import torch
 
 from src.contracts import DataSplits, ImageSet
 from src.data.findings import of_labels, of_pixels
-from src.data.splitting import constant
+from src.data.splitting import Looks
 
 CLASSES = ("ant", "bee")
 
@@ -28,7 +28,7 @@ def splits(train: ImageSet, validation: ImageSet, test: ImageSet) -> DataSplits:
 def lines(train: ImageSet, validation: ImageSet, test: ImageSet) -> list[str]:
     parts = {"train": train, "validation": validation, "test": test}
     files = {name: [Path(f"/set/{name}/{at}.png") for at in range(len(each))] for name, each in parts.items()}
-    return of_pixels(splits(**parts), files, Path("/set"))
+    return of_pixels(splits(**parts), {name: Looks.at(each) for name, each in parts.items()}, files, Path("/set"))
 
 
 GOOD = part((0, 1), (1, 2)), part((0, 3), (1, 4)), part((0, 5), (1, 6))
@@ -85,7 +85,7 @@ def test_images_that_repeat_within_a_class_are_counted() -> None:
 
 def test_images_of_one_colour_are_found() -> None:
     flat = part((0, 255), (1, 2))
-    assert constant(flat.images).tolist() == [True, False]
+    assert Looks.at(flat).constant.tolist() == [True, False]
     assert lines(flat, GOOD[1], GOOD[2]) == ["1 of 6 images have one colour in all their pixels (train/0.png)"]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from src.contracts import STRETCHED, InputError, Preparation
 from src.data import decoding
 from src.data.decoding import decode_images, range_of
-from src.data.pixels import header, read
+from src.data.pixels import header, read, value_range
 
 WHITE = Preparation(background=255)
 CORNER = np.array([[200, 10, 10, 10], [10, 10, 10, 10]], np.uint8)  # bright at the top left, wider than high
@@ -225,3 +225,37 @@ def test_files_of_rarer_endings_are_read(tmp_path: Path, ending: str) -> None:
 def test_old_caches_of_stretched_images_are_found_and_new_preparations_are_not_taken_for_them() -> None:
     assert decoding._manner(STRETCHED) == "Resizing(interpolation='bilinear', crop=None)"
     assert decoding._manner(WHITE) == "Resizing(interpolation='bilinear', crop=None){'background': 255}"
+
+
+# Pixels without data -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "mark"),
+    [
+        (np.array([[-9999, 0], [5, 10]], np.float32), "-9999"),
+        (np.array([[np.nan, 0], [5, 10]], np.float32), "nan"),
+        (np.array([[-3.4028235e38, 0], [5, 10]], np.float32), "-3.4028234663852886e+38\0"),
+        (np.array([[65535, 0], [5, 10]], np.uint16), "65535"),
+        (np.array([[7, 0], [128, 255]], np.uint8), "7"),
+    ],
+)
+def test_what_gdal_marks_as_no_data_is_background_and_counts_for_no_range(
+    tmp_path: Path, values: np.ndarray, mark: str
+) -> None:
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={42113: mark})
+    how = Preparation(background=99, pixel_range=(0, 10))
+    assert pixels(tmp_path / "x.tif", how).tolist() == [[99, 0], [128, 255]]
+    found = value_range(tmp_path / "x.tif")
+    assert found is None or (found.low, found.high) == (0, 10)
+
+
+def test_a_colour_pixel_has_no_data_if_every_channel_says_so(tmp_path: Path) -> None:
+    values = np.array([[[0, 0, 0], [0, 9, 0]]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={42113: "0"})
+    assert pixels(tmp_path / "x.tif", Preparation(background=99), "RGB").tolist() == [[[99, 99, 99], [0, 9, 0]]]
+
+
+def test_a_mark_that_is_no_number_marks_nothing(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[3, 200]], np.uint8)).save(tmp_path / "x.tif", tiffinfo={42113: "none"})
+    assert pixels(tmp_path / "x.tif").tolist() == [[3, 200]]

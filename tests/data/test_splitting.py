@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data.splitting import copies, stratified
+from src.contracts import ImageSet
+from src.data.splitting import Looks, stratified
 
 COUNTS = st.lists(st.integers(1, 40), min_size=2, max_size=6)
 
@@ -50,4 +51,4 @@ def test_equal_images_have_the_number_of_the_first_and_images_of_one_colour_thei
     values = torch.tensor([5, 7, 5, 9, 7, 8, 8], dtype=torch.uint8)
     images = values.view(7, 1, 1, 1).repeat(1, 3, 4, 4)
     images[:5, :, 0, 0] = 0
-    assert copies(images).tolist() == [0, 1, 0, 3, 1, 5, 6]
+    assert Looks.at(ImageSet(images, torch.zeros(7))).copies().tolist() == [0, 1, 0, 3, 1, 5, 6]

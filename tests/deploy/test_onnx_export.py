@@ -57,3 +57,27 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         export_onnx(cnn(), images(1), tmp_path / name, CARD, {})
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+class Foreign(torch.autograd.Function):
+    """Its operator is of another library's domain in the file, as a quantizer that was not lowered."""
+
+    @staticmethod
+    def forward(_: object, values: Tensor) -> Tensor:
+        return values.round()
+
+    @staticmethod
+    def symbolic(graph: torch._C.Graph, values: torch._C.Value) -> object:
+        return graph.op("org.elsewhere::FakeQuantize", values).setType(values.type())  # type: ignore[attr-defined]
+
+
+class Rounds(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return Foreign.apply(values)  # type: ignore[no-any-return]
+
+
+def test_a_file_with_another_librarys_operator_is_refused_by_the_layers_name(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Rounds(), nn.Flatten())
+    with pytest.raises(InputError, match=r"org.elsewhere::FakeQuantize of the layer 1 is none of ONNX's"):
+        export_onnx(model, images(1), tmp_path / "m.onnx", CARD, {})
+    assert not list(tmp_path.iterdir())

@@ -69,7 +69,7 @@ def test_an_int8_network_is_small_and_predicts_as_torch_does(name: str, quantize
     floats = exported(target, Lowered(quantized.plain, {}, False), tmp_path / "float")
     parts = exported(target, Lowered(quantized.lowered, {}, True), tmp_path)
     least = 0.95 if name == "tensorrt" else 0.99  # after a ReLU, TensorRT's grid has half as many steps
-    least = 0.9 if SATURATES and name.startswith(("onnxruntime", "openvino", "packed")) else least
+    least = 0.9 if SATURATES and name.startswith("openvino") else least
     assert agreement(target.load(parts[0]), quantized.lowered, [images(200)]).classes >= least
     assert "int8" in str(target.precision(True))
     # TensorRT 8.2 takes no stored integers; a float16 file has half the bytes already; OpenVINO's graph is long text.
@@ -177,6 +177,7 @@ def test_a_measuring_process_imports_no_torch(name: str, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EACH)
 def test_an_int8_file_is_loaded_by_a_process_that_did_not_write_it(
     name: str, quantized: Quantized, tmp_path: Path
@@ -202,14 +203,13 @@ def test_what_is_computed_in_integers_is_counted_so_in_every_format(quantized: Q
         graph = target.graph(exported(target, Lowered(quantized.lowered, {}, True), tmp_path / name)[0])
         found[name] = (integer_macs(graph), macs(graph), peak_activation_bytes(graph))
     every = found["onnxruntime"][1]
-    last = quantized.plain.get_submodule(list(dict(quantized.plain.named_modules()))[-1]).weight.numel()
     assert {macs for _, macs, _ in found.values()} == {every}
-    assert found["onnxruntime"][0] == found["openvino"][0] == every
-    assert found["tflite"][0] == every - last  # TFLite quantizes the input of the last layer by its own range
+    assert found["onnxruntime"][0] == found["openvino"][0] == found["tflite"][0] == every
     assert found["torch"][0] == 0
     assert found["torch"][2] >= 3 * found["onnxruntime"][2]  # floats
 
 
+@pytest.mark.slow
 def test_a_tflite_file_takes_any_number_of_images_if_it_is_exported_so(tmp_path: Path) -> None:
     from src.deploy.tflite import TfLite
 
@@ -242,4 +242,5 @@ def test_whatever_a_method_returns_is_exported_for_all_of_them_and_agrees(method
     assert not tried.refused
     assert sorted(row.target for row in rows if row.variant != "baseline") == names
     for row in rows:
-        assert row.agreement >= 0.99, (row.variant, row.target)
+        overflows = SATURATES and row.target == "openvino" and row.may_saturate  # only ONNX Runtime can be told not to
+        assert overflows or row.agreement >= 0.99, (row.variant, row.target)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.contracts import InputError, StoredWeight
+from src.contracts import StoredWeight
 from src.deploy import tflite_file as written
 
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
@@ -193,16 +193,3 @@ def test_metadata_is_kept_beside_what_the_file_holds(tmp_path: Path) -> None:
     written.drop_unused(file)
     assert bytes(file.buffers[file.metadata[0].buffer].data) == b"first"
     np.testing.assert_allclose(computed(file, tmp_path), LOGITS)
-
-
-def test_scales_for_each_channel_elsewhere_than_before_a_depthwise_convolution_are_refused() -> None:
-    file = dense()
-    logits = file.subgraphs[0].tensors[-1]
-    logits.quantization = schema.QuantizationParametersT()
-    logits.quantization.scale, logits.quantization.zeroPoint = np.array([0.1, 0.2]), np.array([0, 0])
-    reader = schema.OperatorT()
-    reader.opcodeIndex, reader.inputs, reader.outputs = 0, [len(names(file)) - 1], [0]
-    reader.builtinOptions = schema.FullyConnectedOptionsT()
-    file.subgraphs[0].operators.append(reader)
-    with pytest.raises(InputError, match="cannot hold a scale for each channel of the activation StatefulPartitioned"):
-        written.give_each_activation_one_scale(file)

@@ -34,9 +34,8 @@ EXPECTED = (".cache/matplotlib/",)  # the list of installed fonts
 
 def environment(home: Path) -> dict[str, str]:
     """A user's: without the variables that say CI, for libraries send nothing from there, and with a new home."""
-    extensions = os.environ.get("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "torch_extensions"))
     path = f"{Path(PYTHON).parent}{os.pathsep}{os.environ['PATH']}"
-    kept = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(home), "TORCH_EXTENSIONS_DIR": extensions}
+    kept = {"PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(home)}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 

@@ -32,16 +32,17 @@ def test_a_line_says_the_row_in_the_declared_columns() -> None:
         speedup=2.0,
         speedup_low=1.9,
         speedup_high=2.1,
+        integer_share=0.995,
     )
     head, base, line = (cells(each) for each in table([Entry(row()), Entry(small)], width=None))
     assert head == [column.heading for column in COLUMNS if column.heading]
     assert base == [
         "baseline", "onnxruntime", "float32", "32", "90.00 %", "-", "1.00 MB", "1.0x", "900 kB", "700 kB",
-        "0.500 ms", "-", "agree",
+        "0.500 ms", "-", "agree", "0.0 %",
     ]  # fmt: skip
     assert line == [
         "int8", "onnxruntime", "int8", "8", "88.75 %", "-1.25", "250 kB", "4.0x", "98.00 kB", "61.00 kB",
-        "0.250 ms", "2.00x (1.90 to 2.10)", "agree",
+        "0.250 ms", "2.00x (1.90 to 2.10)", "agree", "99.5 %",
     ]  # fmt: skip
 
 
@@ -50,10 +51,16 @@ def test_a_table_fits_a_hundred_characters_and_says_of_a_wrong_file_that_it_is_w
     lines = table([Entry(row()), Entry(long)])
     assert max(map(len, lines)) <= 100
     assert {"accuracy", "change", "file", "packed", "faster"} <= set(cells(lines[0]))
-    assert not {"precision", "file does"} & set(cells(lines[0]))
+    assert not {"precision", "file does", "in integers"} & set(cells(lines[0]))
     wrong = table([Entry(row()), Entry(replace(long, agreement=0.5))])
     assert max(map(len, wrong)) <= 100
     assert wrong[2].endswith("WRONG")
+
+
+def test_a_table_shows_the_share_of_integers_if_a_file_computes_partly_in_floats() -> None:
+    entries = [variant("int8", precision=Precision(("int8",)), integer_share=share) for share in (0.995, 0.5)]
+    heads = [cells(table([Entry(row()), Entry(entry)], width=200)[0]) for entry in entries]
+    assert ["in integers" in head for head in heads] == [False, True]
 
 
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +104,7 @@ def test_remarks_name_what_could_be_misread() -> None:
     rows = [
         row(),
         variant("zeros", nonzero_parameters=50_000),
-        variant("int8", precision=Precision(("int8",)), size_bytes=250_000, latency_ms_p50=0.8),
+        variant("int8", precision=Precision(("int8",)), size_bytes=250_000, latency_ms_p50=0.8, integer_share=1.0),
         variant("odd", agreement=0.5, departs_at="conv2", unavailable={"macs": "the graph cannot be counted"}),
     ]
     assert remarks(rows) == [
@@ -106,6 +113,15 @@ def test_remarks_name_what_could_be_misread() -> None:
         "odd.onnxruntime.onnx predicts what the torch model does for 50.0% of images; conv2 departs first. Trust the "
         "file's accuracy, and mind that the export changed the network.",
         "Not measured: macs on onnxruntime: the graph cannot be counted.",
+    ]
+
+
+def test_an_int8_file_that_is_not_in_integers_is_said_so() -> None:
+    settings = {"precision": Precision(("int8",)), "size_bytes": 250_000, "latency_ms_p50": 0.8}
+    partly = variant("int8", **settings, integer_share=0.4, float_operations="conv1, conv2")
+    assert remarks([row(), partly]) == [
+        "int8.onnxruntime.onnx computes 40.0% of its multiply-accumulates in integers; in floats: conv1, conv2.",
+        "INT8 is slower than float here (int8 on onnxruntime): much of it is computed in floats.",
     ]
 
 
@@ -140,3 +156,15 @@ def test_an_accuracy_that_rests_on_frequent_classes_is_said() -> None:
         "baseline.onnxruntime.onnx, and not 99.90 %."
     ]
     assert remarks([row(accuracy=0.9, balanced_accuracy=0.88), row(balanced_accuracy=None)]) == []
+
+
+def test_a_label_that_is_too_long_goes_on_in_the_next_line_and_loses_nothing() -> None:
+    settings = ("method.fine_tune.optimizer.lr=0.001", "method.schedule.updates=40", "training.batch_size=128")
+    plain, varied = Entry(row()), Entry(variant("distill_prune_quantize"), settings)
+    lines = table([plain, varied])
+    assert max(map(len, lines)) <= 100
+    said = "".join("".join(line.split("onnxruntime")[0].split()) for line in lines[2:])
+    assert said == f"distill_prune_quantize({','.join(settings)})"
+    assert len(lines) > 3
+    assert [line for line in lines[2:] if "onnxruntime" in line] == [lines[2]]
+    assert len(table([plain, varied], width=None)) == 3

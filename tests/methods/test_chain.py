@@ -16,19 +16,25 @@ from tests.methods.examples import prune
 def test_steps_keep_their_order() -> None:
     chain = Chain(
         name="both",
-        steps={"prune": prune(), "quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)},
+        steps={
+            "prune": prune(),
+            "quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None, reduce_range=False),
+        },
     )
     assert list(chain.steps) == ["prune", "quantize"]
 
 
 def test_two_steps_that_end_a_chain_are_refused() -> None:
-    quantize = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None)
+    quantize = QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None, reduce_range=False)
     with pytest.raises(ValueError, match=r"Only one of first, second can be used, as the last step"):
         Chain(name="wrong", steps={"first": quantize, "second": quantize})
 
 
 def test_a_step_after_integer_quantization_is_refused_with_an_order_that_works() -> None:
-    steps = {"quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None), "prune": prune()}
+    steps = {
+        "quantize": QuantizeInt8(bias_correction=True, ignored=[], fine_tune=None, reduce_range=False),
+        "prune": prune(),
+    }
     with pytest.raises(ValueError, match=r"steps\.prune cannot follow steps\.quantize.*works: prune, quantize"):
         Chain(name="wrong", steps=steps)
 

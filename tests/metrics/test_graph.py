@@ -8,7 +8,14 @@ from dataclasses import replace
 import pytest
 
 from src.contracts import Graph, GraphNode, GraphTensor, Role
-from src.metrics.graph import macs, nonzero_parameters, parameters, peak_activation_bytes
+from src.metrics.graph import (
+    float_operations,
+    integer_share,
+    macs,
+    nonzero_parameters,
+    parameters,
+    peak_activation_bytes,
+)
 
 
 def graph(
@@ -314,3 +321,26 @@ def test_nonzero_parameters_leave_out_zeros(weighted: Graph) -> None:
 def test_macs_are_added_over_all_nodes(weighted: Graph) -> None:
     nodes = tuple(GraphNode(("in",), ("out",), Role.COMPUTE, count) for count in (1000, 0, 234))
     assert macs(replace(weighted, nodes=nodes)) == 1234
+
+
+# Integers -----------------------------------------------------------------------------------------
+
+
+def test_macs_count_as_integers_if_all_operands_are_and_the_kernel_is() -> None:
+    quantized = graph(
+        {"in": 10, "q": 10, "a": 10, "b": 10, "c": 10, "out": 10},
+        ("quantize", Role.QUANTIZE, ["in"], "q"),
+        ("dequantize", Role.DEQUANTIZE, ["q"], "a"),
+        ("conv", Role.COMPUTE, ["a", "w8"], "b"),
+        ("conv", Role.COMPUTE, ["a", "w32"], "c"),
+        ("conv", Role.COMPUTE, ["a", "w8"], "out"),
+        weights={"w8": (4, 4), "w32": (4, 4)},
+    )
+    tensors = {**quantized.tensors, "w8": GraphTensor(4, 4, 4)}
+    nodes = [*quantized.nodes[:2]]
+    nodes += [replace(node, macs=100 * at, name=f"conv{at}") for at, node in enumerate(quantized.nodes[2:], 1)]
+    assert integer_share(replace(quantized, tensors=tensors, nodes=tuple(nodes))) == pytest.approx(400 / 600)
+    nodes[-1] = replace(nodes[-1], float_kernel=True)
+    in_floats = replace(quantized, tensors=tensors, nodes=tuple(nodes))
+    assert integer_share(in_floats) == pytest.approx(100 / 600)
+    assert float_operations(in_floats) == ["conv3", "conv2"]

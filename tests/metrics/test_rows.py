@@ -211,7 +211,8 @@ def test_the_packed_weights_are_measured_and_are_null_with_a_reason_where_numba_
 
 def test_a_graph_that_cannot_be_read_costs_only_its_counts(case: Callable[..., Case]) -> None:
     found = case(unreadable=True).measure()
-    counts = ("parameters", "nonzero_parameters", "macs", "peak_activation_bytes", "energy_uj_estimate")
+    counts = ("parameters", "nonzero_parameters", "macs", "integer_share", "float_operations", "peak_activation_bytes")
+    counts = (*counts, "energy_uj_estimate")
     assert {name: found[name] for name in counts} == dict.fromkeys(counts)
     assert set(found["unavailable"]) == set(counts)
     assert "the graph cannot be counted: 'an operator of another world'" in found["unavailable"]["macs"]

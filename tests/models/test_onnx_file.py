@@ -14,7 +14,7 @@ from torch import nn
 
 from src.contracts import DataSplits, InputError
 from src.models.build import NetworkSource, build_model
-from src.models.onnx_file import onnx_network
+from src.models.onnx_file import _compare, onnx_network
 from src.models.weights import Weights
 from tests.plans import experiment, plan
 
@@ -145,3 +145,24 @@ def test_such_a_network_is_pruned_fine_tuned_and_exported(tmp_path: Path) -> Non
     assert (baseline.model, baseline.weights_kept) == ("legacy", "as given")
     assert pruned.parameters < baseline.parameters
     assert pruned.agreement == 1.0
+
+
+def test_every_output_is_compared(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        """Logits, and features that are multiplied by a factor."""
+
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return images.mean((2, 3)), self.factor * images.amax((2, 3))
+
+    path = tmp_path / "two.onnx"
+    batch = {"x": {0: "n"}}
+    torch.onnx.export(
+        Two(1.0), (torch.zeros(1, 3, 4, 4),), str(path), dynamo=False, input_names=["x"], dynamic_axes=batch
+    )
+    _compare(Two(1.0), onnx.load(path), path, (3, 4, 4), False)
+    with pytest.raises(InputError, match="gives other results as layers"):
+        _compare(Two(1.01), onnx.load(path), path, (3, 4, 4), False)

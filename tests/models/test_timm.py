@@ -111,6 +111,21 @@ def test_a_data_parallel_checkpoint_of_a_trainer_loads_into_timms_network(splits
     source = NetworkSource(network("mobilenetv3_small_050"), weights=Weights(tmp_path / "last.pth.tar", None, True))
     model = build_model(source, splits, 0, say=said.append)
     assert torch.equal(model.conv_stem.weight, trained.conv_stem.weight.float())
-    (line,) = said
+    line, _ = said
     assert line.startswith("last.pth.tar: took state_dict, dropped the prefix 'module.', ")
     assert "head of 100 classes replaced by a new one of 10 (classifier.weight, classifier.bias)" in line
+
+
+def test_published_weights_of_a_file_are_normalized_as_they_expect(splits: DataSplits, tmp_path: Path) -> None:
+    name = "mobilenetv3_small_050"
+    save_file(timm.create_model(name, num_classes=10).state_dict(), tmp_path / "w.safetensors")
+    for published, lines in ((False, 1), (True, 0)):
+        said: list[str] = []
+        source = NetworkSource(
+            partial(timm_network, name=name, pretrained=False, published_input=published),
+            weights=Weights(tmp_path / "w.safetensors"),
+        )
+        model = build_model(source, splits, 0, say=said.append)
+        assert len([line for line in said if "model.published_input=true" in line]) == lines
+        contract = InputContract.of(model)
+        assert (contract is not None and contract.mean == (0.485, 0.456, 0.406)) == published

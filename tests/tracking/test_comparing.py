@@ -15,7 +15,7 @@ from src.contracts import DataSplits, Epoch
 from src.tracking.comparing import compared_settings, decisive_figures
 from src.tracking.guard import finish_survey
 from src.tracking.mlflow import MlflowTracker
-from src.tracking.mlflow_view import TAG
+from src.tracking.mlflow_view import KEY, SMALLEST, TAG
 from tests.conftest import MakeStore
 from tests.tracking.rows import described, row
 
@@ -97,16 +97,22 @@ def test_the_page_opens_with_our_columns_and_charts_and_the_parent_has_figures_a
     named = {key.partition("`")[2].rstrip("`") for key in view["selectedColumns"]}
     assert named <= {*run.data.params, *run.data.metrics, "accuracy_change", "compression_ratio"}
     assert {chart["type"] for chart in view["compareRunCharts"]} == {"SCATTER", "PARALLEL", "BAR"}
-    address = f"/#/experiments/{run.info.experiment_id}/runs?viewStateShareKey={TAG.rpartition('.')[2]}"
+    sections = {section["uuid"] for section in view["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
+    smallest = view_of(client, run.info.experiment_id, SMALLEST)
+    assert (smallest["searchFilter"], smallest["orderByAsc"]) == ("metrics.accuracy > 0.98", True)
+    found = client.search_runs([run.info.experiment_id], smallest["searchFilter"], order_by=["metrics.size_bytes ASC"])
+    assert all(each.data.metrics["accuracy"] > 0.98 for each in found)
+    address = f"/#/experiments/{run.info.experiment_id}/runs?viewStateShareKey={KEY}"
     assert (tracker.page(run.info.run_id) or "").endswith(address)
     assert tracker.page(None) == tracker.compare
 
 
-def view_of(client: MlflowClient, experiment: str) -> Any:
+def view_of(client: MlflowClient, experiment: str, key: str = KEY) -> Any:
     """The view as MLflow's page reads it: JSON, whose state is deflated and in base 64."""
-    content = json.loads(client.get_experiment(experiment).tags[TAG])
+    content = json.loads(client.get_experiment(experiment).tags[TAG + key])
     kind, _, state = content["state"].partition(";")
-    assert (kind, content["name"]) == ("deflate", "Compression")
+    assert (kind, content["name"]) == ("deflate", {KEY: "Compression", SMALLEST: "Smallest above 98 %"}[key])
     return json.loads(zlib.decompress(base64.b64decode(state)))
 
 
@@ -119,7 +125,7 @@ def test_a_view_that_is_there_is_left_as_it_is(mlflow_store: MakeStore, splits: 
     assert found is not None
     tracker.start(described(splits, tmp_path / "two", None, "prune")).finish("FINISHED")
     again = client.get_experiment(found.experiment_id)
-    assert again.tags[TAG] == found.tags[TAG]
-    client.set_experiment_tag(found.experiment_id, TAG, "of somebody else")
+    assert again.tags[TAG + KEY] == found.tags[TAG + KEY]
+    client.set_experiment_tag(found.experiment_id, TAG + KEY, "of somebody else")
     tracker.start(described(splits, tmp_path / "three", None, "prune")).finish("FINISHED")
     assert "columns" in str(view_of(client, found.experiment_id)).lower()

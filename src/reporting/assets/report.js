@@ -107,22 +107,33 @@ function front(view, scale, cost) {
           r: 6,
           ariaLabel: (item) => item.name,
         }),
-        ...named(known, place, cost, wide ? Math.sqrt(least * most) : (least + most) / 2),
+        ...named(known, place, cost, wide ? Math.log : Number, width - 76),
         Plot.tip(known, Plot.pointer({ ...place, title, maxRadius: 60 })),
       ],
     }),
   );
 }
 
-// The names of few points, each on the side where there is room.
-function named(known, place, cost, middle) {
+// The names of few points, each on the side where there is room, and below its point if another name is above it.
+function named(known, place, cost, scaled, width) {
   if (known.length > NAMED_POINTS) return [];
-  const shown = { ...place, text: (item) => short(item.variant, 22), dy: -12, fill: "currentColor", stroke: "var(--ground)" };
-  const [left, right] = [known.filter((item) => item[cost] <= middle), known.filter((item) => item[cost] > middle)];
-  return [
-    Plot.text(left, { ...shown, textAnchor: "start", dx: -3 }),
-    Plot.text(right, { ...shown, textAnchor: "end", dx: 3 }),
-  ];
+  const [least, most] = d3.extent(known, (item) => scaled(item[cost]));
+  const [low, high] = d3.extent(known, (item) => item.accuracy);
+  const taken = [];
+  const groups = d3.group(d3.sort(known, (item) => item[cost]), (item) => {
+    const right = scaled(item[cost]) > (least + most) / 2;
+    const at = most > least ? (width * (scaled(item[cost]) - least)) / (most - least) : 0;
+    const long = 6.5 * short(item.variant, 22).length;
+    const box = { begin: right ? at - long : at, end: right ? at : at + long, level: (180 * (item.accuracy - low)) / (high - low || 1) };
+    const meets = taken.some((other) => Math.abs(other.level - box.level) < 12 && other.begin < box.end && box.begin < other.end);
+    if (!meets) taken.push(box);
+    return `${right ? "end" : "start"} ${meets ? 14 : -12}`;
+  });
+  return Array.from(groups, ([side, items]) => {
+    const [textAnchor, dy] = side.split(" ");
+    const shown = { ...place, text: (item) => short(item.variant, 22), fill: "currentColor", stroke: "var(--ground)" };
+    return Plot.text(items, { ...shown, textAnchor, dx: textAnchor === "end" ? 3 : -3, dy: Number(dy) });
+  });
 }
 
 function bars(view, scale, key, caption, text) {
