@@ -23,66 +23,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the tests, whose browser this is, are not installed
+from tests.devtools import BROWSERS, Devtools, browser, opened  # noqa: E402
+
 PICTURES = ROOT / "docs" / "measured"
 # An epoch instead of ten: some minutes on one core; the whole survey takes half an hour.
 SURVEY = ["+experiment=mnist_survey", "training.epochs=1"]
 WIDTHS = {"wide": 1280, "narrow": 400}
 LARGEST_BYTES = 300_000
 RESTING_SECONDS, LONGEST_SECONDS = 2.5, 120
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+STATE = "document.body ? document.readyState + document.body.innerHTML.length + document.body.innerText : ''"
 
 
 class Browser:
-    """Chromium without a window, driven by the DevTools protocol through a pipe; one page is open at a time.
+    """MLflow's page and the report in a window; one page is open at a time.
 
     Args:
-        folder: Where the browser keeps its profile.
+        tools: Commands of the browser.
     """
 
-    def __init__(self, folder: Path) -> None:
-        found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-        if found is None:
-            raise SystemExit(f"None of {', '.join(BROWSERS)} is installed.")
-        (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
-        command = [found, *options, f"--user-data-dir={folder}", "about:blank"]
-        # The browser reads its commands from descriptor 3 and answers on descriptor 4.
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command]
-        self._process = subprocess.Popen(shell, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._in, self._out = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb", buffering=0)
-        self._rest, self._last = b"", 0
-        target = self._send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self._send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self.call("Page.enable")
+    def __init__(self, tools: Devtools) -> None:
+        self._tools = tools
         # As with a mouse: without one Plotly lays its buttons over every chart.
         features = [{"name": name, "value": "hover"} for name in ("hover", "any-hover")]
-        self.call("Emulation.setEmulatedMedia", features=features)
-
-    def close(self) -> None:
-        self._send("Browser.close")
-        self._process.wait(timeout=30)
-
-    def call(self, name: str, **parameters: Any) -> Any:
-        """Send a command to the page; return its result."""
-        return self._send(name, self._session, **parameters)
-
-    def value(self, script: str) -> Any:
-        """What a JavaScript expression comes to in the page."""
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        tools.ask("Emulation.setEmulatedMedia", features=features)
 
     def open(self, address: str, text: str, width: int, height: int) -> None:
         """Open a page in a window, and wait until it shows a text and rests: nothing in it changes any more."""
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=address)
+        self._tools.open(address, width, height)
         self.rest(text)
 
     def rest(self, text: str) -> None:
@@ -91,7 +63,7 @@ class Browser:
         since = begin = time.monotonic()
         while not shown or time.monotonic() - since < RESTING_SECONDS:
             time.sleep(0.25)
-            now = self.value("document.readyState + document.body.innerHTML.length + document.body.innerText") or ""
+            now = self._tools.value(STATE) or ""
             shown = text in now
             if now != seen:
                 seen, since = now, time.monotonic()
@@ -100,34 +72,12 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on an element, if it is there."""
-        self.value(f"document.querySelector({json.dumps(selector)})?.click()")
+        self._tools.value(f"document.querySelector({json.dumps(selector)})?.click()")
 
     def picture(self) -> Image.Image:
         """The window as a picture."""
-        data = self.call("Page.captureScreenshot", format="png")["data"]
+        data = self._tools.ask("Page.captureScreenshot", format="png")["data"]
         return Image.open(BytesIO(base64.b64decode(data))).convert("RGB")
-
-    def _send(self, name: str, session: str | None = None, **parameters: Any) -> Any:
-        self._last += 1
-        message: dict[str, Any] = {"id": self._last, "method": name, "params": parameters}
-        if session is not None:
-            message["sessionId"] = session
-        self._out.write(json.dumps(message).encode() + b"\0")
-        while True:
-            answer = json.loads(self._message())
-            if answer.get("id") == self._last:
-                if "error" in answer:
-                    raise RuntimeError(f"{name}: {answer['error']['message']}")
-                return answer["result"]
-
-    def _message(self) -> bytes:
-        while b"\0" not in self._rest:
-            read = self._in.read1(1 << 20)
-            if not read:
-                raise RuntimeError("the browser has ended")
-            self._rest += read
-        message, _, self._rest = self._rest.partition(b"\0")
-        return message
 
 
 def main() -> int:
@@ -138,18 +88,20 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/mnist_survey"), help="of the survey and its store")
     parser.add_argument("--again", action="store_true", help="do not run the survey: open what is in --folder")
     arguments = parser.parse_args()
-    folder = arguments.folder
+    folder, program = arguments.folder, browser()
+    if program is None:
+        raise SystemExit(f"None of {', '.join(BROWSERS)} is installed.")
     if not arguments.again:
         shutil.rmtree(folder, ignore_errors=True)
         run_survey(arguments.survey, folder)
     arguments.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile, mlflow_server(store(folder)) as root:
-        browser = Browser(Path(profile))
-        try:
-            for name, picture in pictures(browser, folder, root):
-                write(picture, arguments.to / f"{name}.png")
-        finally:
-            browser.close()
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        mlflow_server(store(folder)) as root,
+        opened(program, Path(profile) / "browser.log", "--hide-scrollbars") as tools,
+    ):
+        for name, picture in pictures(Browser(tools), folder, root):
+            write(picture, arguments.to / f"{name}.png")
     return 0
 
 
@@ -193,7 +145,7 @@ def _wait_for(root: str) -> None:
     raise SystemExit(f"Nothing answers at {root}.")
 
 
-def pictures(browser: Browser, folder: Path, root: str) -> Iterator[tuple[str, Image.Image]]:
+def pictures(window: Browser, folder: Path, root: str) -> Iterator[tuple[str, Image.Image]]:
     """Each picture with its name."""
     said = re.search(r"https?://\S+viewStateShareKey=\S+", (folder / "said.txt").read_text(encoding="utf-8"))
     if said is None:
@@ -207,20 +159,20 @@ def pictures(browser: Browser, folder: Path, root: str) -> Iterator[tuple[str, I
             ("charts", f"{compare}&compareRunsMode=CHART", 900 if narrow else 1450),
             ("smallest", compare.replace("=compression", "=smallest"), 900 if narrow else 460),
         ):
-            browser.open(address, "matching run", width, height)
-            _make_room(browser, narrow)
-            yield f"mlflow_{view}_{size}", browser.picture()
-        browser.open(report, "Accuracy against", width, 2000)
-        yield f"report_{size}", browser.picture()
+            window.open(address, "matching run", width, height)
+            _make_room(window, narrow)
+            yield f"mlflow_{view}_{size}", window.picture()
+        window.open(report, "Accuracy against", width, 2000)
+        yield f"report_{size}", window.picture()
 
 
-def _make_room(browser: Browser, narrow: bool) -> None:
+def _make_room(window: Browser, narrow: bool) -> None:
     """Close what MLflow opens beside the runs, as a person does: the assistant, and its menu if there is no room."""
-    browser.click("[data-component-id='mlflow.assistant.chat_panel.close']")
+    window.click("[data-component-id='mlflow.assistant.chat_panel.close']")
     if narrow:
-        browser.click("[data-component-id='mlflow_header.toggle_sidebar_button']")
-    browser.click("[data-component-id='mlflow.experiment_page.shared_view.dismiss']")
-    browser.rest("matching run")
+        window.click("[data-component-id='mlflow_header.toggle_sidebar_button']")
+    window.click("[data-component-id='mlflow.experiment_page.shared_view.dismiss']")
+    window.rest("matching run")
 
 
 def write(picture: Image.Image, path: Path) -> None:

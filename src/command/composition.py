@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.command.config_checks import check_keys, check_types, check_values
+from src.command.config_checks import COMPUTE, check_keys, check_types, check_values
 from src.command.exits import CONF, explain_constructor, explain_instantiation
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from src.experiment.plan import Plan
     from src.models.build import NetworkSource
 
-# Keys of ``training`` that say where it is computed; they are no part of the recipe.
-COMPUTE = ("device", "precision", "threads", "devices", "strategy")
 # Keys that change nothing while they are null or false.
 OPTIONAL = {
     "data": ("height", "width", "interpolation", "crop", "fit", "background", "mixing"),

@@ -16,10 +16,12 @@ from src.command.signatures import Signature, signature_of
 from src.contracts import InputError
 from src.contracts.training import check_recipe
 
+# Keys of ``training`` that say where it is computed; they are no part of the recipe.
+COMPUTE = ("device", "precision", "threads", "devices", "strategy")
 # Keys of a group that its `_target_` does not get: the command takes them out.
 BESIDE = {
     "model": ("weights", "weights_key", "replace_head", "output"),
-    "training": ("device", "precision", "threads", "devices", "strategy", "auxiliary_weight"),
+    "training": (*COMPUTE, "auxiliary_weight"),
 }
 # Parts of the config without a `_target_`, and the class that gets them.
 READERS = {"timing": "src.metrics.timing.Clock", "sensitivity": "src.experiment.sensitivity.Sweep"}

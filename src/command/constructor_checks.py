@@ -166,6 +166,6 @@ def _value(module: str, name: str) -> tuple[Any] | None:
     space: Namespace = {"__builtins__": BUILTINS, **KNOWN}
     try:
         _execute(node, owner, space)
-    except Exception:
+    except Exception:  # it needs more than plain values, in one of many ways
         return None
     return (space[name],) if name in space else None

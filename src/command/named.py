@@ -9,7 +9,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from src.command.composition import COMPUTE, build, composed, network_of, set_values
+from src.command.composition import build, composed, network_of, set_values
+from src.command.config_checks import COMPUTE
 from src.command.exits import CONF, explain_composition, nearest
 from src.contracts import DataSource, InputError, ModelBuilder, Recipe, Target
 from src.experiment.described import config_of

@@ -13,21 +13,22 @@ from PIL import Image
 from src.contracts import InputError
 from src.data.image_folder import ImageFolder
 
+SETTINGS: dict[str, Any] = {
+    "test_share": 0.25,
+    "side": 8,
+    "channels": 3,
+    "sha256": None,
+    "validation_share": 0.2,
+    "calibration_images": 5,
+    "split_seed": 0,
+    "mean": None,
+    "std": None,
+    "augmentation": None,
+}
+
 
 def folder(root: Path, **settings: Any) -> ImageFolder:
-    defaults = {
-        "test_share": 0.25,
-        "side": 8,
-        "channels": 3,
-        "sha256": None,
-        "validation_share": 0.2,
-        "calibration_images": 5,
-        "split_seed": 0,
-        "mean": None,
-        "std": None,
-        "augmentation": None,
-    }
-    return ImageFolder(root=str(root), **{**defaults, **settings})
+    return ImageFolder(root=str(root), **{**SETTINGS, **settings})
 
 
 def write(path: Path, colour: tuple[int, int, int] | int, size: tuple[int, int] = (8, 8)) -> None:

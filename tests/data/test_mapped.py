@@ -25,20 +25,9 @@ from src.data.image_folder import ImageFolder
 from src.data.images import checksum
 from src.data.mapped import mapped_images
 from src.data.splitting import Looks
+from tests.data.test_image_folder import SETTINGS
 
 SIZE = (8, 8)
-SETTINGS: dict[str, Any] = {
-    "test_share": 0.25,
-    "side": 8,
-    "channels": 3,
-    "sha256": None,
-    "validation_share": 0.2,
-    "calibration_images": 5,
-    "split_seed": 0,
-    "mean": None,
-    "std": None,
-    "augmentation": None,
-}
 
 
 @pytest.fixture(autouse=True)
